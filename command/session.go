@@ -1,0 +1,138 @@
+package command
+
+// Session names a stream and the credit that it starts with.
+type Session struct {
+	ID     string `json:"id"`     // 128 random bits, lower-case base32
+	Credit int64  `json:"credit"` // bytes that the device may send before the first grant
+}
+
+// Sizes of session output, in bytes.
+const (
+	MaxChunk          = 32 << 10  // largest chunk
+	DefaultLogsWindow = 1 << 20   // 10 MB/s at a round trip of 100 ms
+	DefaultExecWindow = 256 << 10 // 2.6 MB/s at a round trip of 100 ms
+)
+
+// LogsRequest is the payload of logs.
+type LogsRequest struct {
+	Session    *Session `json:"session,omitempty"`
+	Container  string   `json:"container"`       // service, or deployment/service
+	Follow     bool     `json:"follow"`          //
+	Tail       *int     `json:"tail,omitempty"`  // lines from the end; absent: all
+	Since      string   `json:"since,omitempty"` // RFC 3339
+	Until      string   `json:"until,omitempty"` // RFC 3339
+	Timestamps bool     `json:"timestamps"`      //
+	Stdout     bool     `json:"stdout"`          //
+	Stderr     bool     `json:"stderr"`          //
+}
+
+// ExecRequest is the payload of exec. Without a session the reply carries the
+// output; see [ExecReply].
+type ExecRequest struct {
+	Session   *Session          `json:"session,omitempty"`
+	Container string            `json:"container,omitempty"` // service, or deployment/service
+	Host      bool              `json:"host,omitempty"`      // on the host, where the agent's policy allows
+	Argv      []string          `json:"argv"`                // never a shell string
+	Env       map[string]string `json:"env,omitempty"`
+	Workdir   string            `json:"workdir,omitempty"`
+	User      string            `json:"user,omitempty"`
+	Stdin     bool              `json:"stdin,omitempty"`
+}
+
+// MaxExecOutput is how much output an exec without a session returns, in bytes,
+// both streams together.
+const MaxExecOutput = 256 << 10
+
+// ExecReply answers an exec without a session.
+type ExecReply struct {
+	ExitCode  int    `json:"exit_code"`
+	Stdout    []byte `json:"stdout"` // base64 in JSON
+	Stderr    []byte `json:"stderr"` // base64 in JSON
+	Truncated bool   `json:"truncated"`
+}
+
+// ShellRequest is the payload of shell.
+type ShellRequest struct {
+	Session   *Session          `json:"session"`
+	Container string            `json:"container,omitempty"`
+	Host      bool              `json:"host,omitempty"`
+	Argv      []string          `json:"argv,omitempty"` // empty: the container's shell
+	Env       map[string]string `json:"env,omitempty"`
+	Workdir   string            `json:"workdir,omitempty"`
+	User      string            `json:"user,omitempty"`
+	Rows      uint16            `json:"rows"`
+	Cols      uint16            `json:"cols"`
+	Term      string            `json:"term,omitempty"`
+}
+
+// SessionReply accepts a session.
+type SessionReply struct {
+	Session string `json:"session"`
+}
+
+// Credit is the payload of [OpCredit].
+type Credit struct {
+	Ack    uint64 `json:"ack"`    // last chunk number received without a gap
+	Credit int64  `json:"credit"` // bytes the device may have in flight beyond it
+}
+
+// Resize is the payload of [OpResize].
+type Resize struct {
+	Rows uint16 `json:"rows"`
+	Cols uint16 `json:"cols"`
+}
+
+// Signal is the payload of [OpSignal].
+type Signal struct {
+	Name string `json:"name"` // without "SIG": TERM, INT, HUP, …
+}
+
+// Stream is which output a chunk belongs to; the value of [HeaderStream].
+type Stream string
+
+// The streams of a session.
+const (
+	StreamStdout Stream = "stdout"
+	StreamStderr Stream = "stderr"
+	StreamPTY    Stream = "pty"
+)
+
+// EndReason is why a session ended; the value of [HeaderEnd].
+type EndReason string
+
+// The reasons.
+const (
+	EndEOF          EndReason = "eof"
+	EndCancelled    EndReason = "cancelled"
+	EndLeaseExpired EndReason = "lease_expired"
+	EndError        EndReason = "error"
+)
+
+// SessionEnd is the payload of the last message of a session.
+type SessionEnd struct {
+	ExitCode *int         `json:"exit_code"` // null where there is no process, or it is not known
+	Bytes    SessionBytes `json:"bytes"`
+	Error    *ErrorDetail `json:"error"`
+}
+
+// SessionBytes counts what the session sent, so that a short read shows.
+type SessionBytes struct {
+	Stdout int64 `json:"stdout"` // pty output counts here
+	Stderr int64 `json:"stderr"`
+}
+
+// ResultRequest is the payload of result.
+type ResultRequest struct {
+	RequestID string `json:"request_id"`
+}
+
+// ResultReply answers result for a request that has ended. One that is not
+// known is [KindNotFound]; one that started and has no result yet is
+// [KindStartedNoResult].
+type ResultReply struct {
+	RequestID string  `json:"request_id"`
+	Verb      Verb    `json:"verb"`
+	Outcome   Outcome `json:"outcome"`
+	ExitCode  *int    `json:"exit_code,omitempty"`
+	Message   string  `json:"message,omitempty"`
+}

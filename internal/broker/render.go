@@ -1,0 +1,232 @@
+package broker
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net"
+	"strconv"
+
+	"github.com/harmony-fleet/fleet/command"
+	"github.com/harmony-fleet/fleet/internal/access"
+)
+
+// The nats-server configuration language is a superset of JSON, so the
+// configuration is marshalled from these types rather than pasted together.
+type (
+	serverConfig struct {
+		ServerName     string                   `json:"server_name"`
+		Listen         string                   `json:"listen"`
+		HTTP           string                   `json:"http,omitempty"`
+		JetStream      jetStreamConfig          `json:"jetstream"`
+		SystemAccount  string                   `json:"system_account"`
+		MaxControlLine string                   `json:"max_control_line"`
+		PingInterval   string                   `json:"ping_interval"`
+		PingMax        int                      `json:"ping_max"`
+		TLS            *tlsConfig               `json:"tls,omitempty"`
+		Cluster        *clusterConfig           `json:"cluster,omitempty"`
+		Authorization  *authConfig              `json:"authorization,omitempty"`
+		Accounts       map[string]accountConfig `json:"accounts"`
+	}
+	jetStreamConfig struct {
+		StoreDir string `json:"store_dir"`
+	}
+	tlsConfig struct {
+		CertFile string `json:"cert_file"`
+		KeyFile  string `json:"key_file"`
+		CAFile   string `json:"ca_file,omitempty"`
+		Verify   bool   `json:"verify,omitempty"`
+		Timeout  int    `json:"timeout"` // seconds
+	}
+	clusterConfig struct {
+		Name   string   `json:"name"`
+		Listen string   `json:"listen"`
+		Routes []string `json:"routes,omitempty"`
+	}
+	authConfig struct {
+		Callout calloutConfig `json:"auth_callout"`
+	}
+	calloutConfig struct {
+		Issuer    string   `json:"issuer"`
+		Account   string   `json:"account"`
+		AuthUsers []string `json:"auth_users"`
+		XKey      string   `json:"xkey,omitempty"`
+	}
+	accountConfig struct {
+		JetStream string         `json:"jetstream,omitempty"`
+		Users     []userConfig   `json:"users,omitempty"`
+		Exports   []exportConfig `json:"exports,omitempty"`
+		Imports   []importConfig `json:"imports,omitempty"`
+	}
+	userConfig struct {
+		User        string             `json:"user"`
+		Password    string             `json:"password"`
+		Permissions *permissionsConfig `json:"permissions,omitempty"`
+	}
+	permissionsConfig struct {
+		Publish        []string         `json:"publish"`
+		Subscribe      []string         `json:"subscribe"`
+		AllowResponses *responsesConfig `json:"allow_responses,omitempty"`
+	}
+	responsesConfig struct {
+		Max     int    `json:"max"`
+		Expires string `json:"expires"`
+	}
+	exportConfig struct {
+		Service           string   `json:"service,omitempty"`
+		Stream            string   `json:"stream,omitempty"`
+		ResponseType      string   `json:"response_type,omitempty"`
+		ResponseThreshold string   `json:"response_threshold,omitempty"`
+		Accounts          []string `json:"accounts"`
+	}
+	importConfig struct {
+		Service *remoteSubject `json:"service,omitempty"`
+		Stream  *remoteSubject `json:"stream,omitempty"`
+		Share   bool           `json:"share,omitempty"`
+	}
+	remoteSubject struct {
+		Account string `json:"account"`
+		Subject string `json:"subject"`
+	}
+)
+
+// Render gives the nats-server configuration as text. It holds the passwords in
+// Config: write it with mode 0600.
+func (c Config) Render() (string, error) {
+	c.setDefaults()
+	if err := c.validate(); err != nil {
+		return "", fmt.Errorf("broker configuration: %w", err)
+	}
+	cfg := serverConfig{
+		ServerName:    c.ServerName,
+		Listen:        net.JoinHostPort(c.Host, strconv.Itoa(c.Port)),
+		JetStream:     jetStreamConfig{StoreDir: c.StoreDir},
+		SystemAccount: c.Accounts.System,
+		// A CONNECT line carries the token; the default of 4,096 bytes refuses long ones.
+		MaxControlLine: "16KB",
+		// A device whose power was cut is noticed after 45 to 60 s; the defaults take
+		// 6 to 8 minutes.
+		PingInterval: "15s",
+		PingMax:      2,
+		Accounts:     c.accounts(),
+	}
+	if c.HTTPPort != 0 {
+		cfg.HTTP = net.JoinHostPort(c.Host, strconv.Itoa(c.HTTPPort))
+	}
+	if c.TLS != nil {
+		cfg.TLS = &tlsConfig{CertFile: c.TLS.CertFile, KeyFile: c.TLS.KeyFile, CAFile: c.TLS.CAFile, Verify: c.TLS.VerifyClients, Timeout: 5}
+	}
+	if c.Cluster != nil {
+		host := c.Cluster.Host
+		if host == "" {
+			host = c.Host
+		}
+		cfg.Cluster = &clusterConfig{Name: c.Cluster.Name, Listen: net.JoinHostPort(host, strconv.Itoa(c.Cluster.Port)), Routes: c.Cluster.Routes}
+	}
+	if c.Callout != nil {
+		// Users named here sign in with their password; everyone else goes through
+		// the callout.
+		users := []string{UserCallout}
+		if c.SystemPassword != "" {
+			users = append(users, UserSystem)
+		}
+		cfg.Authorization = &authConfig{Callout: calloutConfig{
+			Issuer: c.Callout.Issuer, Account: c.Accounts.Auth, AuthUsers: users, XKey: c.Callout.XKey,
+		}}
+	}
+	var out bytes.Buffer
+	enc := json.NewEncoder(&out)
+	enc.SetEscapeHTML(false) // ">" is a wildcard here, and stays readable
+	enc.SetIndent("", "  ")
+	if err := enc.Encode(cfg); err != nil {
+		return "", fmt.Errorf("broker configuration: %w", err)
+	}
+	return out.String(), nil
+}
+
+// accounts is the tenant: who exports what to whom. docs/architecture.md draws
+// it.
+func (c Config) accounts() map[string]accountConfig {
+	names := c.Accounts
+	desired, desiredSubject := access.KVStream(command.DesiredStateBucket), command.DesiredStateSubject("*")
+	desiredGet := access.DirectGetLast(desired, desiredSubject)
+	auditGet := access.DirectGetLast(access.StreamAudit, "fleet.audit.*.*")
+	opsReads := []string{
+		access.DirectGet(access.StreamStatus), access.DirectGet(access.StreamHeartbeat),
+		access.DirectGet(access.StreamAudit), access.DirectGet(access.KVStream(command.DeviceLabelsBucket)),
+	}
+	reports := []string{"fleet.status.*", "fleet.heartbeat.*", "fleet.audit.>"}
+
+	ops, data, fleet := accountConfig{}, accountConfig{JetStream: "enabled"}, accountConfig{}
+
+	// Commands, with the caller's identity put on each by the server (share). One
+	// reply each: with a streaming response type every ping would leave state in
+	// the server until both ends disconnect.
+	fleet.Exports = append(fleet.Exports, exportConfig{
+		Service: "device-commands.>", ResponseThreshold: access.ReplyLifetime.String(), Accounts: []string{names.Ops},
+	})
+	ops.Imports = append(ops.Imports, importConfig{Service: &remoteSubject{names.Fleet, "device-commands.>"}, Share: true})
+
+	// Session output, to people only.
+	fleet.Exports = append(fleet.Exports, exportConfig{Stream: "fleet.session.>", Accounts: []string{names.Ops}})
+	ops.Imports = append(ops.Imports, importConfig{Stream: &remoteSubject{names.Fleet, "fleet.session.>"}})
+
+	// What devices report, to the streams and to live readers.
+	for _, subject := range reports {
+		fleet.Exports = append(fleet.Exports, exportConfig{Stream: subject, Accounts: []string{names.Ops, names.Data}})
+		ops.Imports = append(ops.Imports, importConfig{Stream: &remoteSubject{names.Fleet, subject}})
+		data.Imports = append(data.Imports, importConfig{Stream: &remoteSubject{names.Fleet, subject}})
+	}
+
+	// Reads of the streams by people: direct gets, and nothing that writes.
+	for _, subject := range opsReads {
+		data.Exports = append(data.Exports, exportConfig{Service: subject, ResponseType: "stream", Accounts: []string{names.Ops}})
+		ops.Imports = append(ops.Imports, importConfig{Service: &remoteSubject{names.Data, subject}})
+	}
+
+	// Desired state to devices (a hint by stream, the truth by direct get), and
+	// whether their audit records have arrived.
+	for _, subject := range []string{desiredGet, auditGet} {
+		data.Exports = append(data.Exports, exportConfig{Service: subject, Accounts: []string{names.Fleet}})
+		fleet.Imports = append(fleet.Imports, importConfig{Service: &remoteSubject{names.Data, subject}})
+	}
+	data.Exports = append(data.Exports, exportConfig{Stream: desiredSubject, Accounts: []string{names.Fleet}})
+	fleet.Imports = append(fleet.Imports, importConfig{Stream: &remoteSubject{names.Data, desiredSubject}})
+
+	auth, system := accountConfig{}, accountConfig{}
+	if c.SystemPassword != "" {
+		system.Users = []userConfig{{User: UserSystem, Password: c.SystemPassword}}
+	}
+	if c.Callout != nil {
+		auth.Users = []userConfig{{User: UserCallout, Password: c.Callout.Password, Permissions: &permissionsConfig{
+			Publish:        []string{access.UserInfo},
+			Subscribe:      []string{"$SYS.REQ.USER.AUTH", command.InboxPrefix(UserCallout) + ".>"},
+			AllowResponses: &responsesConfig{Max: 1, Expires: "5s"},
+		}}}
+	}
+	if c.UserPass != nil {
+		// Static users hold every role of their account; roles need the callout.
+		ops.Users = []userConfig{{User: UserOps, Password: c.UserPass.Ops, Permissions: person(access.Ops, UserOps)}}
+		data.Users = []userConfig{{User: UserData, Password: c.UserPass.Data, Permissions: person(access.Data, UserData)}}
+		fleet.Users = []userConfig{{User: UserDevice, Password: c.UserPass.Device, Permissions: permissions(access.ForDevice("*"))}}
+	}
+	return map[string]accountConfig{
+		names.Ops: ops, names.Data: data, names.Fleet: fleet, names.Auth: auth, names.System: system,
+	}
+}
+
+func person(account access.Account, user string) *permissionsConfig {
+	p, err := access.ForPerson(account, command.UID(user), []access.Role{access.RoleAdmin})
+	if err != nil {
+		panic(err) // fleet-admin enters both accounts
+	}
+	return permissions(p)
+}
+
+func permissions(p access.Permissions) *permissionsConfig {
+	cfg := &permissionsConfig{Publish: p.Publish, Subscribe: p.Subscribe}
+	if p.Responses > 0 {
+		cfg.AllowResponses = &responsesConfig{Max: p.Responses, Expires: access.ReplyLifetime.String()}
+	}
+	return cfg
+}
