@@ -23,8 +23,8 @@ type AuditRecord struct {
 	Event         AuditEvent  `json:"event"`
 	Caller        AuditCaller `json:"caller"`
 	RequestID     string      `json:"request_id,omitempty"`
-	Session       string      `json:"session,omitempty"`
-	PayloadSHA256 string      `json:"payload_sha256"` // hex digest of the request's payload
+	Session       string      `json:"session,omitempty"` // SessionDigest: the id itself is a secret
+	PayloadSHA256 string      `json:"payload_sha256"`    // hex digest of the request's payload
 	Outcome       Outcome     `json:"outcome,omitempty"`
 	Kind          Kind        `json:"kind,omitempty"`
 	Reason        string      `json:"reason,omitempty"`

@@ -6,15 +6,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 )
 
 // ErrBadReply is wrapped by the error of a reply that could not be read.
 var ErrBadReply = errors.New("unreadable reply")
 
 // DecodeRequest reads the payload of a request for verb into T. An empty
-// payload is the zero T. Unknown fields are refused where the verb changes
-// something, and ignored elsewhere. Errors are an [*Error] with
-// [KindBadRequest].
+// payload is the zero T. Where the verb changes something, the payload must
+// mean one thing to every reader: unknown fields, names in another case, a name
+// given twice and invalid UTF-8 are refused. Elsewhere unknown fields are
+// ignored. Errors are an [*Error] with [KindBadRequest].
 func DecodeRequest[T any](verb Verb, data []byte) (T, error) {
 	var request T
 	if len(data) > MaxDocument {
@@ -75,10 +77,12 @@ func decodeObject(data []byte, into any, strict bool) error {
 	if len(trimmed) == 0 || trimmed[0] != '{' {
 		return errors.New("want a JSON object")
 	}
-	dec := json.NewDecoder(bytes.NewReader(trimmed))
 	if strict {
-		dec.DisallowUnknownFields()
+		if err := checkStrict(trimmed, reflect.TypeOf(into).Elem()); err != nil {
+			return err
+		}
 	}
+	dec := json.NewDecoder(bytes.NewReader(trimmed))
 	if err := dec.Decode(into); err != nil {
 		return err
 	}

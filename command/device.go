@@ -68,6 +68,20 @@ func UID(user string) string {
 	return lowerBase32.EncodeToString(sum[:16])
 }
 
+// IsUID tells whether uid has the form that [UID] gives: 26 characters of
+// lower-case base32, so that it can stand as one token of a subject.
+func IsUID(uid string) bool { return isToken128(uid) }
+
+// isToken128 tells whether s is 128 bits in lower-case base32.
+func isToken128(s string) bool {
+	if len(s) != 26 {
+		return false
+	}
+	raw, err := lowerBase32.DecodeString(s)
+	// Only one of the spellings that decode to the same bits is the encoder's.
+	return err == nil && lowerBase32.EncodeToString(raw) == s
+}
+
 var lowerBase32 = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
 
 // InboxPrefix is the only prefix under which the caller uid may receive

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"unicode"
 )
 
 // Kind is the machine-readable reason in an error reply.
@@ -22,6 +23,14 @@ const (
 	KindStartedNoResult    Kind = "started_no_result"   // it started and its result is not known (yet)
 	KindInternal           Kind = "internal"            // a fault of the agent
 )
+
+// Kinds lists every kind.
+func Kinds() []Kind {
+	return []Kind{
+		KindBadRequest, KindUnsupportedVerb, KindDenied, KindBusy, KindDuplicate, KindExpired,
+		KindNotFound, KindRuntimeUnavailable, KindStartedNoResult, KindInternal,
+	}
+}
 
 // Outcome is what a caller learns of a command. The set is closed.
 type Outcome string
@@ -160,32 +169,79 @@ type ErrorDetail struct {
 // [EncodeError].
 const MaxMessage = 4 << 10
 
-// EncodeError makes the payload of an error reply and sets [HeaderError] in h.
-// A longer message than [MaxMessage] is cut.
+// maxKind is the longest kind that a reader takes, in bytes.
+const maxKind = 64
+
+// EncodeError makes the payload of an error reply and sets [HeaderError] in h,
+// which must not be nil. An error without a kind is [KindInternal]; a longer
+// message than [MaxMessage] is cut.
 func EncodeError(h map[string][]string, e *Error) []byte {
-	h[HeaderError] = []string{string(e.Kind)}
-	message := e.Message
-	if len(message) > MaxMessage {
-		message = strings.ToValidUTF8(message[:MaxMessage], "") + "…"
+	kind := e.Kind
+	if kind == "" {
+		kind = KindInternal
 	}
-	data, err := json.Marshal(ErrorReply{Error: ErrorDetail{Kind: e.Kind, Message: message, RequestID: e.RequestID}})
+	h[HeaderError] = []string{string(kind)}
+	data, err := json.Marshal(ErrorReply{Error: ErrorDetail{Kind: kind, Message: cut(e.Message), RequestID: e.RequestID}})
 	if err != nil {
 		panic(fmt.Sprintf("encode error reply: %v", err)) // three strings always marshal
 	}
 	return data
 }
 
+// cut shortens a message to [MaxMessage] bytes, ellipsis included.
+func cut(message string) string {
+	const ellipsis = "…"
+	if len(message) <= MaxMessage {
+		return message
+	}
+	return strings.ToValidUTF8(message[:MaxMessage-len(ellipsis)], "") + ellipsis
+}
+
 // DecodeError reads an error reply. ok is false where h says that the reply is
-// not one. A payload that does not parse still gives the header's kind.
+// not one. A payload that does not parse still gives the header's kind. The
+// reply comes from a device and may end on a terminal: control characters in it
+// are replaced, a long message is cut, and a kind that is not one word is
+// [KindInternal].
 func DecodeError(h map[string][]string, data []byte) (e *Error, ok bool) {
 	values := h[HeaderError]
 	if len(values) == 0 {
 		return nil, false
 	}
 	kind := Kind(values[0])
-	var reply ErrorReply
-	if err := json.Unmarshal(data, &reply); err != nil {
-		reply.Error.Message = "the error reply carried no readable message"
+	if !kind.wellFormed() {
+		kind = KindInternal
 	}
-	return &Error{Outcome: kind.Outcome(), Kind: kind, Message: reply.Error.Message, RequestID: reply.Error.RequestID}, true
+	var reply ErrorReply
+	if len(data) > MaxDocument || json.Unmarshal(data, &reply) != nil {
+		reply = ErrorReply{Error: ErrorDetail{Message: "the error reply carried no readable message"}}
+	}
+	requestID := reply.Error.RequestID
+	if CheckRequestID(requestID) != nil {
+		requestID = ""
+	}
+	return &Error{Outcome: kind.Outcome(), Kind: kind, Message: cut(printable(reply.Error.Message)), RequestID: requestID}, true
+}
+
+// wellFormed tells whether k has the form of a kind: lower-case words and '_'.
+func (k Kind) wellFormed() bool {
+	if k == "" || len(k) > maxKind {
+		return false
+	}
+	for i := 0; i < len(k); i++ {
+		if c := k[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '_' {
+			return false
+		}
+	}
+	return true
+}
+
+// printable replaces control and format characters, which could rewrite a
+// terminal or reverse the reading direction of a line.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || unicode.Is(unicode.Cf, r) {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, s)
 }

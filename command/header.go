@@ -2,8 +2,8 @@ package command
 
 import (
 	"fmt"
+	"regexp"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -33,6 +33,10 @@ const MaxDeadline = 24 * time.Hour
 // deadlineLayout keeps all nine digits: a shorter fraction would compare
 // differently as text and hides the precision that the contract promises.
 const deadlineLayout = "2006-01-02T15:04:05.000000000Z"
+
+// deadlineForm is what RFC 3339 allows in UTC; time.Parse also takes "T5:04:05Z"
+// and a comma before the fraction.
+var deadlineForm = regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z$`)
 
 // RequestHeader is what travels with a command beside its payload. The zero
 // value is a valid header for ping.
@@ -109,7 +113,7 @@ func ReadRequestHeader(h map[string][]string) (RequestHeader, error) {
 	}
 	if deadline != "" {
 		t, parseErr := time.Parse(time.RFC3339Nano, deadline)
-		if parseErr != nil || !strings.HasSuffix(deadline, "Z") {
+		if parseErr != nil || !deadlineForm.MatchString(deadline) {
 			return RequestHeader{}, badRequest("header %s is %s, want RFC 3339 in UTC, such as 2026-01-02T15:04:05.000000000Z", HeaderDeadline, quote(deadline))
 		}
 		r.Deadline = t

@@ -1,9 +1,40 @@
 package command
 
+import (
+	"crypto/rand"
+	"crypto/sha256"
+)
+
 // Session names a stream and the credit that it starts with.
 type Session struct {
-	ID     string `json:"id"`     // 128 random bits, lower-case base32
+	ID     string `json:"id"`     // see NewSessionID
 	Credit int64  `json:"credit"` // bytes that the device may send before the first grant
+}
+
+// NewSessionID makes a session id: 128 random bits in lower-case base32, 26
+// characters. It is a secret between the caller and the device: NATS does not
+// check reply subjects, so that whoever knew the id could have a foreign answer
+// delivered into the session's output. Logs and audit carry [SessionDigest].
+func NewSessionID() string {
+	var b [16]byte
+	rand.Read(b[:]) // never fails: crypto/rand
+	return lowerBase32.EncodeToString(b[:])
+}
+
+// CheckSessionID refuses what [NewSessionID] does not make, with an [*Error] of
+// [KindBadRequest] that does not repeat the id.
+func CheckSessionID(id string) error {
+	if !isToken128(id) {
+		return badRequest("session id: want 128 random bits in lower-case base32, 26 characters")
+	}
+	return nil
+}
+
+// SessionDigest names a session where its id must not be told: in audit records
+// and logs. It is the first 128 bits of the id's SHA-256, in lower-case base32.
+func SessionDigest(id string) string {
+	sum := sha256.Sum256([]byte(id))
+	return lowerBase32.EncodeToString(sum[:16])
 }
 
 // Sizes of session output, in bytes.

@@ -13,6 +13,7 @@ const (
 	statusPrefix    = "fleet.status"
 	heartbeatPrefix = "fleet.heartbeat"
 	auditPrefix     = "fleet.audit"
+	seenPrefix      = "fleet.seen"
 )
 
 // DesiredStateBucket is the KV bucket of the desired-state documents; its key
@@ -45,6 +46,12 @@ func StatusSubject(device string) string { return statusPrefix + "." + device }
 
 // HeartbeatSubject is "fleet.heartbeat.<device>".
 func HeartbeatSubject(device string) string { return heartbeatPrefix + "." + device }
+
+// SeenSubject is where a device sees its own heartbeats as the broker stored
+// them, with the broker's own headers: "fleet.seen.<device>". A heartbeat there
+// with another instance means that a second agent uses the id. Devices may
+// subscribe to it and not publish it.
+func SeenSubject(device string) string { return seenPrefix + "." + device }
 
 // AuditSubject is "fleet.audit.<device>.<verb>".
 func AuditSubject(device string, verb Verb) string {

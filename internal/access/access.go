@@ -6,11 +6,12 @@
 //	perms, err := access.ForPerson(access.Ops, uid, []access.Role{access.RoleOps})
 //	perms := access.ForDevice("vm-device-00")
 //
-// People and their tools live in the OPS account, devices in FLEET, whatever
-// writes or owns streams in DATA. OPS is apart from DATA because NATS does not
-// check the permission of reply subjects: a person who shares an account with
-// JetStream could have a device's answer stored as another device's desired
-// state.
+// People and their tools live in the OPS account, devices in FLEET, the streams
+// and their controllers in DATA, and people who only write desired state and
+// labels in DEPLOY. The accounts are apart because NATS does not check the
+// permission of reply subjects: whoever shares an account with JetStream can
+// have an answer of the broker or of a device delivered to the stream API or
+// stored under somebody else's name.
 package access
 
 import (
@@ -25,6 +26,7 @@ import (
 type Accounts struct {
 	Ops    string `toml:"ops"`    // default OPS: people and their tools
 	Data   string `toml:"data"`   // default DATA: streams, buckets, controllers
+	Deploy string `toml:"deploy"` // default DEPLOY: writers of desired state who do not own the streams
 	Fleet  string `toml:"fleet"`  // default FLEET: devices
 	Auth   string `toml:"auth"`   // default AUTH: the callout service alone
 	System string `toml:"system"` // default SYS
@@ -39,6 +41,7 @@ func (a Accounts) WithDefaults() Accounts {
 	}
 	def(&a.Ops, "OPS")
 	def(&a.Data, "DATA")
+	def(&a.Deploy, "DEPLOY")
 	def(&a.Fleet, "FLEET")
 	def(&a.Auth, "AUTH")
 	def(&a.System, "SYS")
@@ -53,6 +56,8 @@ func (a Accounts) Name(account Account) string {
 		return a.Ops
 	case Data:
 		return a.Data
+	case Deploy:
+		return a.Deploy
 	case Fleet:
 		return a.Fleet
 	}
@@ -65,9 +70,10 @@ type Account string
 
 // The accounts that identities are placed in.
 const (
-	Ops   Account = "ops"
-	Data  Account = "data"
-	Fleet Account = "fleet"
+	Ops    Account = "ops"
+	Data   Account = "data"
+	Deploy Account = "deploy" // never asked for by name: see [Permissions.Account]
+	Fleet  Account = "fleet"
 )
 
 // Role is what an identity provider grants.
@@ -94,7 +100,9 @@ func Roles() []Role {
 // Known tells whether r is a role of this system.
 func (r Role) Known() bool { return slices.Contains(Roles(), r) }
 
-// Accounts lists the accounts that the role can enter, the usual one first.
+// Accounts lists the accounts that a holder of the role can ask for, the usual
+// one first. Which account the user is then placed in is told by
+// [Permissions.Account].
 func (r Role) Accounts() []Account {
 	switch r {
 	case RoleViewer, RoleLogs, RoleOps, RoleShell, RoleAuditor:
@@ -118,7 +126,9 @@ func (r Role) verbs() []command.Verb {
 		return []command.Verb{command.VerbPing, command.VerbLogs}
 	case RoleOps:
 		return []command.Verb{command.VerbPing, command.VerbLogs, command.VerbExec, command.VerbResult}
-	case RoleShell, RoleAdmin:
+	case RoleShell:
+		return []command.Verb{command.VerbPing, command.VerbLogs, command.VerbExec, command.VerbShell, command.VerbResult}
+	case RoleAdmin:
 		return command.Verbs()
 	}
 	return nil

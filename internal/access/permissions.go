@@ -1,6 +1,7 @@
 package access
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -17,8 +18,9 @@ const (
 // Subjects of the broker that permissions name.
 const (
 	// UserInfo answers with the connection's own user and the server's time.
-	UserInfo  = "$SYS.REQ.USER.INFO"
-	directGet = "$JS.API.DIRECT.GET."
+	UserInfo   = "$SYS.REQ.USER.INFO"
+	directGet  = "$JS.API.DIRECT.GET."
+	streamInfo = "$JS.API.STREAM.INFO."
 )
 
 // ReplyLifetime is how long a device may take to reply to a command. The export
@@ -26,8 +28,14 @@ const (
 const ReplyLifetime = 10 * time.Minute
 
 // Permissions are what a NATS user may publish and subscribe to; everything
-// else is denied.
+// else is denied. The zero value must not be handed to NATS, which takes an
+// empty list for "everything".
 type Permissions struct {
+	// Account is where the user is to be placed. It differs from the account
+	// asked for in one case: a deployer asks for [Data], and is placed in
+	// [Deploy], whose imports from DATA are all that a deployer may use.
+	Account Account
+
 	Publish   []string
 	Subscribe []string
 	// Responses is how many replies the user may send to a message that it
@@ -46,10 +54,26 @@ func DirectGetLast(stream, subject string) string { return directGet + stream + 
 // KVStream is the name of the stream behind a KV bucket.
 func KVStream(bucket string) string { return "KV_" + bucket }
 
-// ForDevice is what the device may do: its own subjects only. In userpass mode
-// all devices share one user, and "*" stands for the id.
+// AnyDevice stands for every device id in [ForDevice]. It is for userpass mode
+// alone, where all devices share one user.
+const AnyDevice = "*"
+
+// ForDevice is what the device may do: its own subjects only. The id must have
+// passed [command.CheckDeviceID] or be [AnyDevice]; ForDevice panics otherwise,
+// since a permission with a dot or a wildcard in the id would cover other
+// devices.
+//
+// No subject is in both lists. If a device could publish something and receive
+// it again, it would choose the reply subject of a message that it receives,
+// and Responses would let it publish there: to any subject of its account.
 func ForDevice(device string) Permissions {
+	if device != AnyDevice {
+		if err := command.CheckDeviceID(device); err != nil {
+			panic(fmt.Sprintf("access: permissions for a device: %v", err))
+		}
+	}
 	return Permissions{
+		Account: Fleet,
 		Publish: []string{
 			command.StatusSubject(device),
 			command.HeartbeatSubject(device),
@@ -62,8 +86,9 @@ func ForDevice(device string) Permissions {
 		Subscribe: []string{
 			command.Subscription(device),
 			command.DesiredStateSubject(device),
-			// Its own heartbeats: another agent that uses the same id shows up here.
-			command.HeartbeatSubject(device),
+			// Its own heartbeats as they were stored, which it cannot publish: another
+			// agent that uses the same id shows up here.
+			command.SeenSubject(device),
 			command.DeviceInboxPrefix(device) + ".>",
 		},
 		Responses: 1,
@@ -71,8 +96,12 @@ func ForDevice(device string) Permissions {
 }
 
 // ForPerson is what someone (or some tool) with these roles may do in account.
-// It returns [ErrNoAccess] where none of the roles enters that account.
+// It returns [ErrNoAccess] where none of the roles enters that account, and an
+// error for a uid that is not one of [command.UID]'s.
 func ForPerson(account Account, uid string, roles []Role) (Permissions, error) {
+	if !command.IsUID(uid) {
+		return Permissions{}, fmt.Errorf("permissions for a person: %q is not a uid", uid)
+	}
 	var held []Role
 	for _, r := range roles {
 		if r != RoleDevice && slices.Contains(r.Accounts(), account) {
@@ -83,8 +112,12 @@ func ForPerson(account Account, uid string, roles []Role) (Permissions, error) {
 		return Permissions{}, ErrNoAccess{Account: account, Roles: roles}
 	}
 	p := Permissions{
+		Account:   account,
 		Publish:   []string{UserInfo},
 		Subscribe: []string{command.InboxPrefix(uid) + ".>"},
+	}
+	if account == Data && !slices.ContainsFunc(held, Role.ownsData) {
+		p.Account = Deploy
 	}
 	for _, r := range held {
 		switch account {
@@ -119,18 +152,32 @@ func (p *Permissions) addOps(uid string, r Role) {
 	}
 }
 
+// ownsData tells whether the role owns the streams of DATA.
+func (r Role) ownsData() bool { return r == RoleController || r == RoleAdmin }
+
 func (p *Permissions) addData(r Role) {
-	desired, labels := KVStream(command.DesiredStateBucket), KVStream(command.DeviceLabelsBucket)
-	p.Publish = append(p.Publish,
-		command.DesiredStateSubject("*"), command.DeviceLabelsSubject("*"),
-		DirectGet(desired), DirectGet(desired)+".>", DirectGet(labels), DirectGet(labels)+".>",
-		"$JS.API.STREAM.INFO."+desired, "$JS.API.STREAM.INFO."+labels,
-		DirectGet(StreamStatus), DirectGet(StreamHeartbeat),
-	)
-	if r == RoleController || r == RoleAdmin {
+	p.Publish = append(p.Publish, DeployWrites()...)
+	p.Publish = append(p.Publish, DeployReads()...)
+	if r.ownsData() {
 		// Streams and buckets are made and their changes followed by these; both own
 		// the whole of DATA.
 		p.Publish = append(p.Publish, "$JS.API.>", "$JS.ACK.>", "$KV.>", "$JS.FC.>")
 		p.Subscribe = append(p.Subscribe, "$KV.>", "fleet.status.*", "fleet.heartbeat.*", "fleet.audit.>")
+	}
+}
+
+// DeployWrites are the subjects on which a deployer writes.
+func DeployWrites() []string {
+	return []string{command.DesiredStateSubject("*"), command.DeviceLabelsSubject("*")}
+}
+
+// DeployReads are the subjects on which a deployer reads: each answers its
+// caller and changes nothing.
+func DeployReads() []string {
+	desired, labels := KVStream(command.DesiredStateBucket), KVStream(command.DeviceLabelsBucket)
+	return []string{
+		DirectGet(StreamStatus), DirectGet(StreamHeartbeat), DirectGet(desired), DirectGet(labels),
+		DirectGetLast(desired, command.DesiredStateSubject("*")), DirectGetLast(labels, command.DeviceLabelsSubject("*")),
+		streamInfo + desired, streamInfo + labels,
 	}
 }

@@ -19,6 +19,12 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/url"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/nats-io/nkeys"
 
 	"github.com/harmony-fleet/fleet/internal/access"
 )
@@ -80,13 +86,25 @@ type TLS struct {
 	VerifyClients bool
 }
 
-// Cluster joins the server to others.
+// Cluster joins the server to others. Whoever may join is trusted with every
+// account, so that a cluster beyond loopback needs a password, or TLS that
+// verifies the others.
 type Cluster struct {
 	Name   string
 	Host   string // default: Config.Host
 	Port   int
-	Routes []string // nats-route://host:port of the others
+	Routes []string // nats-route://host:port of the others, with the password left out
+
+	// Password is that of all servers of the cluster to each other; empty: none.
+	Password string
+	// TLS is for the routes; nil: plaintext. With VerifyClients each server must
+	// show a certificate of CAFile's.
+	TLS *TLS
 }
+
+// routeUser is the name under which the servers of a cluster sign in to each
+// other.
+const routeUser = "route"
 
 func (c *Config) setDefaults() {
 	if c.ServerName == "" {
@@ -118,10 +136,10 @@ func (c *Config) validate() error {
 			fault("userpass mode needs a password for each of %s, %s and %s", UserOps, UserData, UserDevice)
 		}
 	default:
-		if len(c.Callout.Issuer) == 0 || c.Callout.Issuer[0] != 'A' {
+		if !nkeys.IsValidPublicAccountKey(c.Callout.Issuer) {
 			fault("callout issuer is not a public account nkey (A…)")
 		}
-		if c.Callout.XKey != "" && c.Callout.XKey[0] != 'X' {
+		if c.Callout.XKey != "" && !nkeys.IsValidPublicCurveKey(c.Callout.XKey) {
 			fault("callout xkey is not a public curve nkey (X…)")
 		}
 		if c.Callout.Password == "" {
@@ -131,14 +149,100 @@ func (c *Config) validate() error {
 	if c.TLS != nil && (c.TLS.CertFile == "" || c.TLS.KeyFile == "") {
 		fault("TLS needs a certificate file and a key file")
 	}
+	if c.TLS != nil && c.TLS.VerifyClients && c.TLS.CAFile == "" {
+		fault("to verify clients, TLS needs a CA file")
+	}
+	if c.Cluster != nil {
+		c.Cluster.validate(c.Host, fault)
+	}
+	for _, port := range []int{c.Port, c.HTTPPort} {
+		if port < AnyPort || port > 65535 {
+			fault("port %d is not a port", port)
+		}
+	}
+	c.eachText(func(what, text string) {
+		if !renderable(text) {
+			fault("%s has characters that nats-server's configuration cannot carry: control characters, U+2028, U+2029, or bytes that are not UTF-8", what)
+		}
+	})
 	seen := map[string]bool{}
-	for _, name := range []string{c.Accounts.Ops, c.Accounts.Data, c.Accounts.Fleet, c.Accounts.Auth, c.Accounts.System} {
+	for _, name := range []string{c.Accounts.Ops, c.Accounts.Data, c.Accounts.Deploy, c.Accounts.Fleet, c.Accounts.Auth, c.Accounts.System} {
+		if strings.HasPrefix(name, "$") {
+			fault("account name %q: names with '$' are the server's own", name)
+		}
 		if seen[name] {
 			fault("account name %q is used twice", name)
 		}
 		seen[name] = true
 	}
 	return errors.Join(errs...)
+}
+
+func (c *Cluster) validate(host string, fault func(string, ...any)) {
+	if c.Name == "" || c.Port == 0 {
+		fault("a cluster needs a name and a port")
+	}
+	if c.Host != "" {
+		host = c.Host
+	}
+	if !loopback(host) && c.Password == "" && (c.TLS == nil || !c.TLS.VerifyClients) {
+		fault("a cluster that listens on %s needs a password, or TLS that verifies the other servers: whoever joins it has every account", host)
+	}
+	if c.TLS != nil && (c.TLS.CertFile == "" || c.TLS.KeyFile == "" || c.TLS.CAFile == "") {
+		fault("TLS of the cluster needs a certificate file, a key file and a CA file")
+	}
+	for _, route := range c.Routes {
+		if u, err := url.Parse(route); err != nil || u.Host == "" || u.User != nil {
+			fault("a route of the cluster is not of the form nats-route://host:port")
+		}
+	}
+}
+
+// loopback tells whether only this machine reaches host.
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// eachText calls f with each free text of the configuration, by a name that may
+// stand in an error: the text itself may be a password.
+func (c *Config) eachText(f func(what, text string)) {
+	f("server name", c.ServerName)
+	f("host", c.Host)
+	f("store directory", c.StoreDir)
+	f("password of "+UserSystem, c.SystemPassword)
+	if c.UserPass != nil {
+		f("password of "+UserOps, c.UserPass.Ops)
+		f("password of "+UserData, c.UserPass.Data)
+		f("password of "+UserDevice, c.UserPass.Device)
+	}
+	if c.Callout != nil {
+		f("password of "+UserCallout, c.Callout.Password)
+	}
+	if c.TLS != nil {
+		f("TLS certificate file", c.TLS.CertFile)
+		f("TLS key file", c.TLS.KeyFile)
+		f("TLS CA file", c.TLS.CAFile)
+	}
+	if c.Cluster != nil {
+		f("cluster name", c.Cluster.Name)
+		f("cluster host", c.Cluster.Host)
+		f("password of the cluster", c.Cluster.Password)
+		for _, r := range c.Cluster.Routes {
+			f("cluster route", r)
+		}
+	}
+	for _, name := range []string{c.Accounts.Ops, c.Accounts.Data, c.Accounts.Deploy, c.Accounts.Fleet, c.Accounts.Auth, c.Accounts.System} {
+		f("account name", name)
+	}
+}
+
+// renderable tells whether the JSON encoder writes text without the escapes
+// that nats-server's parser does not know (\u, \b, \f).
+func renderable(text string) bool {
+	return utf8.ValidString(text) && !strings.ContainsFunc(text, func(r rune) bool {
+		return unicode.IsControl(r) || r == '\u2028' || r == '\u2029'
+	})
 }
 
 // checkPort fails where the client port is taken, with a message that says what

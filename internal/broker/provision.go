@@ -32,6 +32,11 @@ const (
 	maxLabels           = 32 << 10 // bytes
 	desiredStateHistory = 10       // revisions kept per device
 	maxStreamOverhead   = 4 << 10  // bytes of headers beside a document
+
+	// noDuplicates is the shortest window that the server takes. Within it, a
+	// message id (Nats-Msg-Id) suppresses another device's message with that id;
+	// no device sends one.
+	noDuplicates = 100 * time.Millisecond
 )
 
 // Change is one thing that [Provision] did.
@@ -59,7 +64,7 @@ func Streams(o ProvisionOptions) []jetstream.StreamConfig {
 	last := func(name, description, subject string, maxSize int32) jetstream.StreamConfig {
 		s := base
 		s.Name, s.Description, s.Subjects = name, description, []string{subject}
-		s.MaxMsgsPerSubject, s.MaxMsgSize, s.NoAck = 1, maxSize, true
+		s.MaxMsgsPerSubject, s.MaxMsgSize, s.NoAck, s.Duplicates = 1, maxSize, true, noDuplicates
 		return s
 	}
 	bucket := func(name, description string, history int64, maxSize int32) jetstream.StreamConfig {
@@ -74,13 +79,18 @@ func Streams(o ProvisionOptions) []jetstream.StreamConfig {
 		audit.Subjects = append(audit.Subjects, command.AuditSubject("*", verb))
 	}
 	audit.MaxMsgsPerSubject, audit.MaxMsgSize, audit.NoAck = o.AuditPerSubject, maxAuditRecord, true
-	audit.MaxAge = o.AuditMaxAge
+	audit.MaxAge, audit.Duplicates = o.AuditMaxAge, noDuplicates
+
+	heartbeat := last(access.StreamHeartbeat, "last heartbeat of each device", command.HeartbeatSubject("*"), maxHeartbeat)
+	heartbeat.RePublish = &jetstream.RePublish{Source: command.HeartbeatSubject("*"), Destination: command.SeenSubject("{{wildcard(1)}}")}
+	desired := bucket(command.DesiredStateBucket, "what each device should run", desiredStateHistory, command.MaxDocument+maxStreamOverhead)
+	desired.RePublish = &jetstream.RePublish{Source: command.DesiredStateSubject("*"), Destination: desiredAgain + ".{{wildcard(1)}}"}
 
 	return []jetstream.StreamConfig{
 		last(access.StreamStatus, "last status of each device", command.StatusSubject("*"), command.MaxDocument+maxStreamOverhead),
-		last(access.StreamHeartbeat, "last heartbeat of each device", command.HeartbeatSubject("*"), maxHeartbeat),
+		heartbeat,
 		audit,
-		bucket(command.DesiredStateBucket, "what each device should run", desiredStateHistory, command.MaxDocument+maxStreamOverhead),
+		desired,
 		bucket(command.DeviceLabelsBucket, "labels that operators give to devices", 1, maxLabels),
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"net/url"
+	"slices"
 	"strconv"
 
 	"github.com/harmony-fleet/fleet/command"
@@ -20,7 +22,7 @@ type (
 		HTTP           string                   `json:"http,omitempty"`
 		JetStream      jetStreamConfig          `json:"jetstream"`
 		SystemAccount  string                   `json:"system_account"`
-		MaxControlLine string                   `json:"max_control_line"`
+		MaxControlLine int                      `json:"max_control_line"` // bytes
 		PingInterval   string                   `json:"ping_interval"`
 		PingMax        int                      `json:"ping_max"`
 		TLS            *tlsConfig               `json:"tls,omitempty"`
@@ -42,6 +44,9 @@ type (
 		Name   string   `json:"name"`
 		Listen string   `json:"listen"`
 		Routes []string `json:"routes,omitempty"`
+
+		Authorization *userConfig `json:"authorization,omitempty"`
+		TLS           *tlsConfig  `json:"tls,omitempty"`
 	}
 	authConfig struct {
 		Callout calloutConfig `json:"auth_callout"`
@@ -82,6 +87,7 @@ type (
 	importConfig struct {
 		Service *remoteSubject `json:"service,omitempty"`
 		Stream  *remoteSubject `json:"stream,omitempty"`
+		To      string         `json:"to,omitempty"`
 		Share   bool           `json:"share,omitempty"`
 	}
 	remoteSubject struct {
@@ -89,6 +95,30 @@ type (
 		Subject string `json:"subject"`
 	}
 )
+
+// Subjects that cross accounts.
+var (
+	// reports are what devices publish for the streams.
+	reports = []string{command.StatusSubject("*"), command.HeartbeatSubject("*"), "fleet.audit.*.*"}
+
+	// deviceReads are what devices read of the streams: each its own subjects, by
+	// its permissions.
+	deviceReads = []string{
+		access.DirectGetLast(access.KVStream(command.DesiredStateBucket), command.DesiredStateSubject("*")),
+		access.DirectGetLast(access.StreamAudit, "fleet.audit.*.*"),
+	}
+
+	opsReads = []string{
+		access.DirectGet(access.StreamStatus), access.DirectGet(access.StreamHeartbeat),
+		access.DirectGet(access.StreamAudit), access.DirectGet(access.KVStream(command.DeviceLabelsBucket)),
+	}
+
+	peopleReads = append(slices.Clone(opsReads), access.DirectGet(access.KVStream(command.DesiredStateBucket)))
+)
+
+// desiredAgain is where the bucket of desired states publishes again what was
+// put, in DATA; devices see it under the subject of the bucket.
+const desiredAgain = "fleet.desired"
 
 // Render gives the nats-server configuration as text. It holds the passwords in
 // Config: write it with mode 0600.
@@ -103,7 +133,7 @@ func (c Config) Render() (string, error) {
 		JetStream:     jetStreamConfig{StoreDir: c.StoreDir},
 		SystemAccount: c.Accounts.System,
 		// A CONNECT line carries the token; the default of 4,096 bytes refuses long ones.
-		MaxControlLine: "16KB",
+		MaxControlLine: 16 << 10,
 		// A device whose power was cut is noticed after 45 to 60 s; the defaults take
 		// 6 to 8 minutes.
 		PingInterval: "15s",
@@ -113,15 +143,9 @@ func (c Config) Render() (string, error) {
 	if c.HTTPPort != 0 {
 		cfg.HTTP = net.JoinHostPort(c.Host, strconv.Itoa(c.HTTPPort))
 	}
-	if c.TLS != nil {
-		cfg.TLS = &tlsConfig{CertFile: c.TLS.CertFile, KeyFile: c.TLS.KeyFile, CAFile: c.TLS.CAFile, Verify: c.TLS.VerifyClients, Timeout: 5}
-	}
+	cfg.TLS = c.TLS.render()
 	if c.Cluster != nil {
-		host := c.Cluster.Host
-		if host == "" {
-			host = c.Host
-		}
-		cfg.Cluster = &clusterConfig{Name: c.Cluster.Name, Listen: net.JoinHostPort(host, strconv.Itoa(c.Cluster.Port)), Routes: c.Cluster.Routes}
+		cfg.Cluster = c.Cluster.render(c.Host)
 	}
 	if c.Callout != nil {
 		// Users named here sign in with their password; everyone else goes through
@@ -144,20 +168,44 @@ func (c Config) Render() (string, error) {
 	return out.String(), nil
 }
 
+func (t *TLS) render() *tlsConfig {
+	if t == nil {
+		return nil
+	}
+	return &tlsConfig{CertFile: t.CertFile, KeyFile: t.KeyFile, CAFile: t.CAFile, Verify: t.VerifyClients, Timeout: 5}
+}
+
+func (c *Cluster) render(host string) *clusterConfig {
+	if c.Host != "" {
+		host = c.Host
+	}
+	out := &clusterConfig{Name: c.Name, Listen: net.JoinHostPort(host, strconv.Itoa(c.Port)), Routes: c.Routes, TLS: c.TLS.render()}
+	if c.Password == "" {
+		return out
+	}
+	out.Authorization = &userConfig{User: routeUser, Password: c.Password}
+	out.Routes = nil
+	for _, route := range c.Routes {
+		u, err := url.Parse(route)
+		if err != nil {
+			panic(err) // validate has parsed it
+		}
+		u.User = url.UserPassword(routeUser, c.Password)
+		out.Routes = append(out.Routes, u.String())
+	}
+	return out
+}
+
+// intakeThreshold is how long the broker remembers where an answer to a device
+// goes. It answers reads in milliseconds, and reports not at all, so that a
+// device that puts reply subjects on its reports is forgotten soon.
+const intakeThreshold = "5s"
+
 // accounts is the tenant: who exports what to whom. docs/architecture.md draws
 // it.
 func (c Config) accounts() map[string]accountConfig {
 	names := c.Accounts
-	desired, desiredSubject := access.KVStream(command.DesiredStateBucket), command.DesiredStateSubject("*")
-	desiredGet := access.DirectGetLast(desired, desiredSubject)
-	auditGet := access.DirectGetLast(access.StreamAudit, "fleet.audit.*.*")
-	opsReads := []string{
-		access.DirectGet(access.StreamStatus), access.DirectGet(access.StreamHeartbeat),
-		access.DirectGet(access.StreamAudit), access.DirectGet(access.KVStream(command.DeviceLabelsBucket)),
-	}
-	reports := []string{"fleet.status.*", "fleet.heartbeat.*", "fleet.audit.>"}
-
-	ops, data, fleet := accountConfig{}, accountConfig{JetStream: "enabled"}, accountConfig{}
+	ops, data, deploy, fleet := accountConfig{}, accountConfig{JetStream: "enabled"}, accountConfig{}, accountConfig{}
 
 	// Commands, with the caller's identity put on each by the server (share). One
 	// reply each: with a streaming response type every ping would leave state in
@@ -167,31 +215,50 @@ func (c Config) accounts() map[string]accountConfig {
 	})
 	ops.Imports = append(ops.Imports, importConfig{Service: &remoteSubject{names.Fleet, "device-commands.>"}, Share: true})
 
-	// Session output, to people only.
-	fleet.Exports = append(fleet.Exports, exportConfig{Stream: "fleet.session.>", Accounts: []string{names.Ops}})
-	ops.Imports = append(ops.Imports, importConfig{Stream: &remoteSubject{names.Fleet, "fleet.session.>"}})
-
-	// What devices report, to the streams and to live readers.
-	for _, subject := range reports {
-		fleet.Exports = append(fleet.Exports, exportConfig{Stream: subject, Accounts: []string{names.Ops, names.Data}})
+	// Session output, to people only, and what devices report, to live readers.
+	for _, subject := range append([]string{"fleet.session.>"}, reports...) {
+		fleet.Exports = append(fleet.Exports, exportConfig{Stream: subject, Accounts: []string{names.Ops}})
 		ops.Imports = append(ops.Imports, importConfig{Stream: &remoteSubject{names.Fleet, subject}})
-		data.Imports = append(data.Imports, importConfig{Stream: &remoteSubject{names.Fleet, subject}})
 	}
 
-	// Reads of the streams by people: direct gets, and nothing that writes.
-	for _, subject := range opsReads {
-		data.Exports = append(data.Exports, exportConfig{Service: subject, ResponseType: "stream", Accounts: []string{names.Ops}})
-		ops.Imports = append(ops.Imports, importConfig{Service: &remoteSubject{names.Data, subject}})
-	}
-
-	// Desired state to devices (a hint by stream, the truth by direct get), and
-	// whether their audit records have arrived.
-	for _, subject := range []string{desiredGet, auditGet} {
-		data.Exports = append(data.Exports, exportConfig{Service: subject, Accounts: []string{names.Fleet}})
+	// Whatever goes from FLEET to DATA, reports and reads alike, goes through this
+	// one service export. A device chooses the subject to which the answer of a
+	// read is delivered; if that could be another device's report subject, the
+	// device would have its own bytes stored as the other's. The server never lets
+	// the answer of a service pass through the export from which it came (its
+	// check for cycles), so with a single export no answer becomes a report. A
+	// stream export for reports would not do: across a cluster's routes the server
+	// forgets that a message was an answer, and stores it.
+	// What FLEET may use of the export is what its imports name.
+	data.Exports = append(data.Exports, exportConfig{
+		Service: ">", ResponseThreshold: intakeThreshold, Accounts: []string{names.Fleet, names.Deploy},
+	})
+	for _, subject := range append(slices.Clone(reports), deviceReads...) {
 		fleet.Imports = append(fleet.Imports, importConfig{Service: &remoteSubject{names.Data, subject}})
 	}
-	data.Exports = append(data.Exports, exportConfig{Stream: desiredSubject, Accounts: []string{names.Fleet}})
-	fleet.Imports = append(fleet.Imports, importConfig{Stream: &remoteSubject{names.Data, desiredSubject}})
+
+	// To devices: their desired state (a hint; the truth is read) and their own
+	// heartbeats, both as the streams publish them again, without the writer's
+	// reply subject.
+	for _, again := range []struct{ from, to string }{
+		{desiredAgain + ".*", command.DesiredStateSubject("$1")},
+		{command.SeenSubject("*"), ""},
+	} {
+		data.Exports = append(data.Exports, exportConfig{Stream: again.from, Accounts: []string{names.Fleet}})
+		fleet.Imports = append(fleet.Imports, importConfig{Stream: &remoteSubject{names.Data, again.from}, To: again.to})
+	}
+
+	// Reads of the streams by people: direct gets, and nothing that writes. A batch
+	// has many answers, hence the response type.
+	for _, subject := range peopleReads {
+		data.Exports = append(data.Exports, exportConfig{Service: subject, ResponseType: "stream", Accounts: []string{names.Ops, names.Deploy}})
+	}
+	for _, subject := range opsReads {
+		ops.Imports = append(ops.Imports, importConfig{Service: &remoteSubject{names.Data, subject}})
+	}
+	for _, subject := range append(access.DeployWrites(), access.DeployReads()...) {
+		deploy.Imports = append(deploy.Imports, importConfig{Service: &remoteSubject{names.Data, subject}})
+	}
 
 	auth, system := accountConfig{}, accountConfig{}
 	if c.SystemPassword != "" {
@@ -208,10 +275,10 @@ func (c Config) accounts() map[string]accountConfig {
 		// Static users hold every role of their account; roles need the callout.
 		ops.Users = []userConfig{{User: UserOps, Password: c.UserPass.Ops, Permissions: person(access.Ops, UserOps)}}
 		data.Users = []userConfig{{User: UserData, Password: c.UserPass.Data, Permissions: person(access.Data, UserData)}}
-		fleet.Users = []userConfig{{User: UserDevice, Password: c.UserPass.Device, Permissions: permissions(access.ForDevice("*"))}}
+		fleet.Users = []userConfig{{User: UserDevice, Password: c.UserPass.Device, Permissions: permissions(access.ForDevice(access.AnyDevice))}}
 	}
 	return map[string]accountConfig{
-		names.Ops: ops, names.Data: data, names.Fleet: fleet, names.Auth: auth, names.System: system,
+		names.Ops: ops, names.Data: data, names.Deploy: deploy, names.Fleet: fleet, names.Auth: auth, names.System: system,
 	}
 }
 

@@ -53,27 +53,42 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		defer close(started)
 		ns.Start()
 	}()
-	ready := make(chan bool, 1)
-	go func() { ready <- ns.ReadyForConnections(readyTimeout) }()
-	select {
-	case err = <-fatal:
-	case <-ctx.Done():
-		err = ctx.Err()
-	case ok := <-ready:
-		if !ok {
-			err = fmt.Errorf("not ready after %v", readyTimeout)
-		}
-		select {
-		case err = <-fatal: // e.g. JetStream could not open its directory
-		default:
-		}
-	}
-	if err != nil {
+	if err := awaitReady(ctx, ns, fatal); err != nil {
 		s.Close()
 		<-started
 		return nil, fmt.Errorf("start NATS: %w", err)
 	}
 	return s, nil
+}
+
+// awaitReady returns nil when the server takes connections. It asks often and
+// briefly: a single long ReadyForConnections would sleep 25 ms between two
+// looks, and go on after the server has failed.
+func awaitReady(ctx context.Context, ns *server.Server, fatal <-chan error) error {
+	timeout := time.NewTimer(readyTimeout)
+	defer timeout.Stop()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-fatal: // e.g. JetStream could not open its directory
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-timeout.C:
+			return fmt.Errorf("not ready after %v", readyTimeout)
+		case <-tick.C:
+		}
+		if !ns.ReadyForConnections(time.Microsecond) {
+			continue
+		}
+		select {
+		case err := <-fatal:
+			return err
+		default:
+			return ctx.Err()
+		}
+	}
 }
 
 // Close stops the server and returns when it has stopped.
