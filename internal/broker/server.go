@@ -33,6 +33,10 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("broker configuration: %w", err)
 	}
 	opts.NoSigs = true
+	prime, err := addPrimer(opts, cfg.Accounts.Fleet)
+	if err != nil {
+		return nil, fmt.Errorf("broker configuration: %w", err)
+	}
 	if err := cfg.checkPort(); err != nil {
 		return nil, fmt.Errorf("start NATS: %w", err)
 	}
@@ -53,7 +57,11 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		defer close(started)
 		ns.Start()
 	}()
-	if err := awaitReady(ctx, ns, fatal); err != nil {
+	err = awaitReady(ctx, ns, fatal)
+	if err == nil {
+		err = prime.run(ns)
+	}
+	if err != nil {
 		s.Close()
 		<-started
 		return nil, fmt.Errorf("start NATS: %w", err)
