@@ -117,8 +117,7 @@ func TestWrongConfigurationNamesEachKey(t *testing.T) {
 
 func TestSeedsAndFiles(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "keys")
-	pub, err := GenerateSeeds(dir)
-	if err != nil {
+	if _, err := GenerateSeeds(dir); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{IssuerSeedFile, XKeySeedFile} {
@@ -138,7 +137,8 @@ func TestSeedsAndFiles(t *testing.T) {
 	}
 
 	dir = t.TempDir()
-	if pub, err = GenerateSeeds(dir); err != nil {
+	pub, err := GenerateSeeds(dir)
+	if err != nil {
 		t.Fatal(err)
 	}
 	cfg := func(issuer, xkey string) Config {

@@ -79,7 +79,7 @@ func (c Config) Validate() error {
 	fault := func(key, format string, args ...any) {
 		errs = append(errs, fmt.Errorf("[credentials] %s: %s", key, fmt.Sprintf(format, args...)))
 	}
-	used := map[string]bool{}
+	var used map[string]bool // keys of the chosen type
 	switch c.Type {
 	case TypeShared:
 		used = map[string]bool{"user": true, "password": true, "password_file": true}
