@@ -1,12 +1,10 @@
 package client
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"iter"
-	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -19,147 +17,164 @@ import (
 type AuditEntry struct {
 	Record   command.AuditRecord
 	Raw      []byte    // as published; see command.AuditHash
-	Seq      uint64    // in the stream; 0 in a live tail
-	StoredAt time.Time // by the broker's clock; zero in a live tail
+	Seq      uint64    // in the stream
+	StoredAt time.Time // by the broker's clock
 }
 
 // AuditFilter narrows a reading of the audit stream. The zero value is all of
 // it.
 type AuditFilter struct {
-	Device string
-	Verb   command.Verb
+	Device string       // empty: all
+	Verb   command.Verb // empty: all
+	// From is the first sequence number in the stream, 1 where 0. Since, if set and
+	// From is not, is the time from which on records were stored, by the broker's
+	// clock.
+	From  uint64
+	Since time.Time
 }
 
-func (f AuditFilter) subject() (string, error) {
+func (f AuditFilter) request() (getRequest, error) {
 	device, verb := "*", "*"
 	if f.Device != "" {
 		if err := command.CheckDeviceID(f.Device); err != nil {
-			return "", err
+			return getRequest{}, err
 		}
 		device = f.Device
 	}
 	if f.Verb != "" {
 		verb = string(command.AuditVerb(f.Verb))
 	}
-	return "fleet.audit." + device + "." + verb, nil
+	req := getRequest{NextFor: "fleet.audit." + device + "." + verb, Seq: f.From}
+	if f.From == 0 && !f.Since.IsZero() {
+		req.StartTime = &f.Since
+	}
+	return req, nil
 }
 
 // Audit reads the stored audit records in the order in which they were stored.
-// It needs the role fleet-auditor. A record that cannot be read is yielded as an
-// error, and the reading goes on; any other error ends it.
+// It needs the role fleet-auditor. A record that cannot be read is yielded with
+// an error, its Raw set, and the reading goes on; any other error is a
+// [*command.Error], comes with the zero entry, and ends the reading.
 func (c *Client) Audit(ctx context.Context, f AuditFilter) iter.Seq2[AuditEntry, error] {
 	return func(yield func(AuditEntry, error) bool) {
-		subject, err := f.subject()
+		req, err := f.request()
+		if err == nil {
+			err = c.scan(ctx, access.StreamAudit, req, func(m stored) bool { return yield(auditEntry(m)) })
+		}
 		if err != nil {
 			yield(AuditEntry{}, err)
-			return
-		}
-		err = c.scan(ctx, access.StreamAudit, subject, 1, func(m stored) bool {
-			entry, err := auditEntry(m.Subject, m.Data)
-			entry.Seq, entry.StoredAt = m.Seq, m.Time
-			return yield(entry, err)
-		})
-		if err != nil {
-			yield(AuditEntry{}, about(err, "", f.Device, ""))
 		}
 	}
 }
 
-// FollowAudit yields audit records as devices publish them, until ctx ends. It
-// needs the role fleet-auditor. A reader too slow for the broker gets an error,
-// never a silent gap; the stored records are complete.
+// How [Client.FollowAudit] waits for records.
+const (
+	followPoll   = 2 * time.Second        // however quiet it is
+	followGather = 20 * time.Millisecond  // after word of a record, for those that come with it
+	followRetry  = 100 * time.Millisecond // where a record that was announced is not stored yet
+)
+
+// FollowAudit is [Client.Audit] that goes on with new records until ctx ends,
+// which is no error. Without From and Since it starts with what comes.
+//
+// It listens to what devices publish only to learn that there is something new,
+// and reads it from the stream: after a lost connection nothing is missing and
+// nothing comes twice.
 func (c *Client) FollowAudit(ctx context.Context, f AuditFilter) iter.Seq2[AuditEntry, error] {
 	return func(yield func(AuditEntry, error) bool) {
-		subject, err := f.subject()
-		if err != nil {
+		if err := c.follow(ctx, f, yield); err != nil && ctx.Err() == nil {
 			yield(AuditEntry{}, err)
-			return
-		}
-		sub, err := c.nc.SubscribeSync(subject)
-		if err != nil {
-			yield(AuditEntry{}, natsFault(err))
-			return
-		}
-		defer func() { _ = sub.Unsubscribe() }()
-		for {
-			msg, err := sub.NextMsgWithContext(ctx)
-			switch {
-			case ctx.Err() != nil:
-				return
-			case err != nil:
-				if !yield(AuditEntry{}, followFault(err)) || !errors.Is(err, nats.ErrSlowConsumer) {
-					return
-				}
-				continue
-			}
-			if !yield(auditEntry(msg.Subject, msg.Data)) {
-				return
-			}
 		}
 	}
 }
 
-func followFault(err error) error {
-	if errors.Is(err, nats.ErrPermissionViolation) {
-		return &command.Error{Outcome: command.OutcomeDenied, Message: "this identity may not read the audit stream; it needs the role fleet-auditor", Err: err}
-	}
-	return natsFault(err)
-}
-
-func auditEntry(subject string, data []byte) (AuditEntry, error) {
-	record, err := command.DecodeDocument[command.AuditRecord](data)
+// follow ends with nil where the reader wants no more.
+func (c *Client) follow(ctx context.Context, f AuditFilter, yield func(AuditEntry, error) bool) error {
+	req, err := f.request()
 	if err != nil {
-		return AuditEntry{Raw: data}, fmt.Errorf("audit record on %s: %w", subject, err)
+		return err
 	}
-	return AuditEntry{Record: record, Raw: data}, nil
-}
-
-// Gap is a place where a device's chain of audit records does not hold: records
-// are missing between two, or were changed.
-type Gap struct {
-	Device, Instance string
-	After, Before    uint64 // sequence numbers within the instance; After is 0 across instances
-	Reason           string
-}
-
-func (g Gap) String() string {
-	return fmt.Sprintf("%s (instance %s): %s", g.Device, g.Instance, g.Reason)
-}
-
-// CheckChain looks for gaps in the chains of records, which must be unfiltered
-// by verb. What lies before the first record of a device cannot be told: old
-// records are dropped by the stream's limits.
-func CheckChain(entries []AuditEntry) []Gap {
-	var order []string
-	chains := map[string][]AuditEntry{}
-	for _, e := range entries {
-		key := e.Record.DeviceID + "/" + e.Record.Instance
-		if chains[key] == nil {
-			order = append(order, key)
+	word := make(chan struct{}, 1)
+	sub, err := c.nc.Subscribe(req.NextFor, func(*nats.Msg) {
+		select {
+		case word <- struct{}{}:
+		default:
 		}
-		chains[key] = append(chains[key], e)
+	})
+	if err != nil {
+		return natsFault(err, "follow the audit records")
 	}
-	var gaps []Gap
-	for _, key := range order {
-		list := chains[key]
-		slices.SortStableFunc(list, func(a, b AuditEntry) int { return cmp.Compare(a.Record.Seq, b.Record.Seq) })
-		for i := 1; i < len(list); i++ {
-			before, now := list[i-1].Record, list[i].Record
-			gap := Gap{Device: now.DeviceID, Instance: now.Instance, After: before.Seq, Before: now.Seq}
-			switch {
-			case now.Seq == before.Seq && string(list[i].Raw) == string(list[i-1].Raw):
-				continue // stored twice
-			case now.Seq == before.Seq:
-				gap.Reason = fmt.Sprintf("two different records have the number %d", now.Seq)
-			case now.Seq != before.Seq+1:
-				gap.Reason = fmt.Sprintf("%d records missing between %d and %d", now.Seq-before.Seq-1, before.Seq, now.Seq)
-			case now.Prev != command.AuditHash(list[i-1].Raw):
-				gap.Reason = fmt.Sprintf("record %d does not follow from record %d: one of them was changed", now.Seq, before.Seq)
-			default:
-				continue
+	defer func() { _ = sub.Unsubscribe() }()
+	if req.Seq == 0 && req.StartTime == nil {
+		last, err := c.get(ctx, access.StreamAudit, getRequest{LastFor: "fleet.audit.*.*"})
+		if err != nil {
+			return err
+		}
+		req.Seq = 1
+		for _, m := range last.messages {
+			req.Seq = m.seq + 1
+		}
+	}
+	wait := time.NewTimer(0)
+	defer wait.Stop()
+	announced := false
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-c.ctx.Done():
+			return fault(command.OutcomeFailed, ErrClosed, "follow the audit records")
+		case <-word:
+			if !announced { // not put off again by each record of many
+				wait.Reset(followGather)
 			}
-			gaps = append(gaps, gap)
+			announced = true
+			continue
+		case <-wait.C:
 		}
+		found, more := false, true
+		err := c.scan(ctx, access.StreamAudit, req, func(m stored) bool {
+			found = true
+			req.Seq, req.StartTime = m.seq+1, nil
+			more = yield(auditEntry(m))
+			return more
+		})
+		switch {
+		case !more:
+			return nil
+		case err != nil && !c.comesBack(err):
+			return err
+		}
+		next := followPoll
+		if announced && !found {
+			next = followRetry
+		}
+		announced = false
+		wait.Reset(next)
 	}
-	return gaps
+}
+
+// comesBack tells whether a read that failed may be tried again by itself: the
+// connection is being made again, or the broker was slow.
+func (c *Client) comesBack(err error) bool {
+	if c.nc.IsClosed() || c.nc.IsDraining() {
+		return false
+	}
+	return errors.Is(err, ErrTimeout) || (errors.Is(err, ErrNATS) && !errors.Is(err, errNoStream))
+}
+
+func auditEntry(m stored) (AuditEntry, error) {
+	entry := AuditEntry{Raw: m.data, Seq: m.seq, StoredAt: m.at}
+	if entry.Raw == nil {
+		entry.Raw = []byte{}
+	}
+	record, err := command.DecodeDocument[command.AuditRecord](m.data)
+	if err != nil {
+		return entry, fmt.Errorf("audit record %d on %s: %w", m.seq, m.subject, err)
+	}
+	if m.subject != command.AuditSubject(record.DeviceID, record.Verb) {
+		return entry, fmt.Errorf("audit record %d on %s: it speaks of the device %.80q and verb %.80q", m.seq, m.subject, record.DeviceID, record.Verb)
+	}
+	entry.Record = record
+	return entry, nil
 }

@@ -2,8 +2,10 @@ package client
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/harmony-fleet/fleet/command"
@@ -46,39 +48,59 @@ func (s Selector) Matches(labels map[string]string) bool {
 }
 
 // Devices lists the devices that ever reported and that the selector matches,
-// sorted by id. It needs a role that may list devices.
+// sorted by id. It needs a role that may list devices, and broker time. It reads
+// the broker's streams in batches and asks no device. The error is a
+// [*command.Error].
 func (c *Client) Devices(ctx context.Context, selector Selector) ([]Device, error) {
-	ctx, cancel := context.WithTimeout(ctx, listBudget)
-	defer cancel()
-	c.deadline(ctx, 0) // asks the broker for its time where that is not known
-	devices := map[string]*Device{}
-	read := func(stream, prefix string, take func(*Device, stored), create bool) error {
-		return c.scan(ctx, stream, prefix+"*", 1, func(m stored) bool {
-			id := strings.TrimPrefix(m.Subject, prefix)
+	var (
+		states, beats, labels []stored
+		errs                  [3]error
+		wg                    sync.WaitGroup
+	)
+	read := func(into *[]stored, err *error, stream, filter string) {
+		wg.Go(func() {
+			*err = c.scan(ctx, stream, getRequest{NextFor: filter}, func(m stored) bool {
+				*into = append(*into, m)
+				return true
+			})
+		})
+	}
+	read(&states, &errs[0], access.StreamStatus, command.StatusSubject("*"))
+	read(&beats, &errs[1], access.StreamHeartbeat, command.HeartbeatSubject("*"))
+	read(&labels, &errs[2], access.KVStream(command.DeviceLabelsBucket), command.DeviceLabelsSubject("*"))
+	wg.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return nil, err
+		}
+	}
+	now, fault := c.mustNow(ctx)
+	if fault != nil {
+		return nil, fault
+	}
+	devices := make(map[string]*Device, len(states))
+	// A subject that is written while it is read is there twice: the later wins.
+	each := func(messages []stored, reported bool, take func(*Device, stored)) {
+		for _, m := range messages {
+			id := lastToken(m.subject)
 			d := devices[id]
 			if d == nil {
-				if !create || command.CheckDeviceID(id) != nil {
-					return true
+				if !reported || command.CheckDeviceID(id) != nil {
+					continue
 				}
 				d = &Device{ID: id, LastSeen: -1}
 				devices[id] = d
 			}
 			take(d, m)
-			return true
-		})
+		}
 	}
-	if err := read(access.StreamStatus, command.StatusSubject(""), (*Device).takeStatus, true); err != nil {
-		return nil, listFailed(err)
-	}
-	if err := read(access.StreamHeartbeat, command.HeartbeatSubject(""), c.takeHeartbeat, true); err != nil {
-		return nil, listFailed(err)
-	}
-	if err := read(access.KVStream(command.DeviceLabelsBucket), command.DeviceLabelsSubject(""), (*Device).takeLabels, false); err != nil {
-		return nil, listFailed(err)
-	}
+	each(states, true, (*Device).takeStatus)
+	each(beats, true, (*Device).takeHeartbeat)
+	each(labels, false, (*Device).takeLabels)
 	list := make([]Device, 0, len(devices))
 	for _, d := range devices {
 		if selector.Matches(d.Labels) {
+			d.judge(now)
 			list = append(list, *d)
 		}
 	}
@@ -86,81 +108,116 @@ func (c *Client) Devices(ctx context.Context, selector Selector) ([]Device, erro
 	return list, nil
 }
 
-// listBudget bounds a list of devices.
-const listBudget = 30 * time.Second
-
 // Device reads what the broker keeps of one device. A device that never reported
-// is [ErrUnknownDevice].
+// is [ErrUnknownDevice]. The error is a [*command.Error].
 func (c *Client) Device(ctx context.Context, id string) (Device, error) {
 	if err := command.CheckDeviceID(id); err != nil {
 		return Device{}, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, c.opts.Timeout)
-	defer cancel()
-	c.deadline(ctx, 0)
 	d := Device{ID: id, LastSeen: -1}
-	for _, source := range []struct {
+	sources := [...]struct {
 		stream, subject string
 		take            func(*Device, stored)
 	}{
 		{access.StreamStatus, command.StatusSubject(id), (*Device).takeStatus},
-		{access.StreamHeartbeat, command.HeartbeatSubject(id), c.takeHeartbeat},
+		{access.StreamHeartbeat, command.HeartbeatSubject(id), (*Device).takeHeartbeat},
 		{access.KVStream(command.DeviceLabelsBucket), command.DeviceLabelsSubject(id), (*Device).takeLabels},
-	} {
-		found, err := c.lastOf(ctx, source.stream, []string{source.subject})
-		if err != nil {
-			return Device{}, listFailed(err)
+	}
+	var (
+		pages [len(sources)]page
+		errs  [len(sources)]error
+		wg    sync.WaitGroup
+	)
+	for i, source := range sources {
+		wg.Go(func() { pages[i], errs[i] = c.get(ctx, source.stream, getRequest{LastFor: source.subject}) })
+	}
+	wg.Wait()
+	for i, source := range sources {
+		if errs[i] != nil {
+			return Device{}, errs[i]
 		}
-		if m, ok := found[source.subject]; ok {
+		for _, m := range pages[i].messages {
 			source.take(&d, m)
 		}
 	}
 	if d.StatusAt.IsZero() && d.HeartbeatAt.IsZero() {
-		return Device{}, &command.Error{Outcome: command.OutcomeUnknownDevice, DeviceID: id, Message: "device " + id + " never reported; check the spelling"}
+		e := fault(command.OutcomeUnknownDevice, nil, "device %s has never reported; check the id", id)
+		e.DeviceID = id
+		return Device{}, e
 	}
+	now, fault := c.mustNow(ctx)
+	if fault != nil {
+		return Device{}, fault
+	}
+	d.judge(now)
 	return d, nil
 }
 
-func listFailed(err error) error {
-	e := about(err, "", "", "")
-	if e.Message == "" {
-		e.Message = "list devices"
+// mustNow is now for what makes no sense without.
+func (c *Client) mustNow(ctx context.Context) (time.Time, *command.Error) {
+	if now, ok := c.now(ctx); ok {
+		return now, nil
 	}
-	return e
+	if ctx.Err() != nil {
+		return time.Time{}, contextFault(ctx, true)
+	}
+	return time.Time{}, natsFault(c.clockError(), "the broker's time is not known, and without it not who is online")
 }
 
+// judge tells from the time of the last heartbeat whether the device is online.
+func (d *Device) judge(now time.Time) {
+	if d.HeartbeatAt.IsZero() {
+		return
+	}
+	d.LastSeen = max(0, now.Sub(d.HeartbeatAt))
+	d.Online = d.LastSeen < OnlineWithin
+}
+
+// fault notes what could not be read.
+func (d *Device) fault(what string, err error) {
+	if d.Fault != "" {
+		d.Fault += "; "
+	}
+	d.Fault += what + ": " + err.Error()
+}
+
+// wrongDevice is the fault of a document under the subject of another device.
+func wrongDevice(id string) error { return fmt.Errorf("it speaks of the device %.80q", id) }
+
 func (d *Device) takeStatus(m stored) {
-	d.StatusAt = m.Time
-	s, err := command.DecodeDocument[command.Status](m.Data)
+	d.StatusAt, d.Status = m.at, nil
+	s, err := command.DecodeDocument[command.Status](m.data)
+	if err == nil && s.DeviceID != d.ID {
+		err = wrongDevice(s.DeviceID)
+	}
 	if err != nil {
-		d.Fault = "status: " + err.Error()
+		d.fault("status", err)
 		return
 	}
 	d.Status = &s
 }
 
-func (c *Client) takeHeartbeat(d *Device, m stored) {
-	d.HeartbeatAt = m.Time
-	h, err := command.DecodeDocument[command.Heartbeat](m.Data)
+func (d *Device) takeHeartbeat(m stored) {
+	d.HeartbeatAt, d.Heartbeat = m.at, nil
+	h, err := command.DecodeDocument[command.Heartbeat](m.data)
+	if err == nil && h.DeviceID != d.ID {
+		err = wrongDevice(h.DeviceID)
+	}
 	if err != nil {
-		d.Fault = "heartbeat: " + err.Error()
+		d.fault("heartbeat", err)
 		return
 	}
 	d.Heartbeat = &h
-	if age, ok := c.age(lastSeen{at: m.Time}); ok {
-		d.LastSeen = age
-		d.Online = age <= OnlineWithin
-	}
 }
 
 func (d *Device) takeLabels(m stored) {
-	if m.Deleted {
-		d.Labels = nil
+	d.Labels = nil
+	if m.deleted {
 		return
 	}
-	l, err := command.DecodeDocument[command.DeviceLabels](m.Data)
+	l, err := command.DecodeDocument[command.DeviceLabels](m.data)
 	if err != nil {
-		d.Fault = "labels: " + err.Error()
+		d.fault("labels", err)
 		return
 	}
 	d.Labels = l.Labels

@@ -1,28 +1,31 @@
-// Package client is the operator's side of the command plane: it asks one
-// device, or fifty thousand, to do something and tells exactly what happened.
+// Package client is the operator's side of the fleet: it sends commands to
+// devices and tells, for each, exactly how it ended.
 //
-// It works on a connection that is signed in to the operators' account, with
-// the inbox prefix of its token (see command.InboxPrefix):
+// A [Client] works on a NATS connection in the operators' account, whose inbox
+// prefix (nats.CustomInboxPrefix) is the one that the user may subscribe to:
 //
-//	c, err := client.New(nc, client.Options{})
+//	c, err := client.New(nc, client.Options{Logger: log})
+//	if err != nil { … }
 //	defer c.Close()
 //
 //	pong, err := c.Ping(ctx, "vm-device-00")
 //	switch {
-//	case errors.Is(err, client.ErrDeviceOffline):
-//		// nobody listens; err says when it was last heard of
-//	case err != nil:
-//		var e *command.Error
-//		errors.As(err, &e) // e.Outcome is one of a closed set
+//	case errors.Is(err, client.ErrDeviceOffline): // nobody listens there; said at once
+//	case errors.Is(err, client.ErrTimeout):       // somebody listens and did not answer
+//	case err != nil: …
+//	}
+//	fmt.Println(pong.Reply.AgentVersion, pong.RTT)
+//
+//	for r := range c.PingAll(ctx, devices) { // as they come, one result per device
+//		fmt.Println(r.DeviceID, r.Outcome())
 //	}
 //
-//	for r := range c.PingAll(ctx, devices, client.FanOut{}) {
-//		fmt.Println(r.Device, r.Outcome(), r.RTT)
-//	}
+// Every error of a command is a [*command.Error] with one outcome of a closed
+// set; the Err variables of this package match them with errors.Is. A command
+// never hangs: it ends with its reply, at its timeout, when its context does, or
+// when the connection is lost, drained or closed.
 //
-// Each call ends within its timeout. Deadlines travel with the command, in the
-// broker's time, and the device enforces them.
-//
-// What the fleet reported last is read from the broker, not from the devices:
-// see [Client.Devices], [Client.Device] and [Client.Audit].
+// Deadlines travel with commands in broker time, which the client asks for once
+// and keeps. [Client.Devices] and [Client.Audit] read what devices reported from
+// the broker's streams, without asking the devices.
 package client

@@ -4,76 +4,97 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
 	"github.com/harmony-fleet/fleet/command"
 )
 
-// Sentinels for errors.Is, one per outcome. ErrDeviceOffline also matches a
-// device that was never heard of; ErrUnknownDevice only that.
+// What to match errors of this package against, with errors.Is. Each stands for
+// one outcome of package command; ErrBadReply, ErrNATS and ErrClosed tell causes
+// of [command.OutcomeFailed] apart.
 var (
-	ErrFailed          error = &command.Error{Outcome: command.OutcomeFailed}
-	ErrUnsupportedVerb error = &command.Error{Outcome: command.OutcomeUnsupportedVerb}
-	ErrDuplicate       error = &command.Error{Outcome: command.OutcomeDuplicate}
-	ErrRejected        error = &command.Error{Outcome: command.OutcomeRejected}
-	ErrDeviceOffline   error = &command.Error{Outcome: command.OutcomeOffline}
-	ErrUnknownDevice   error = &command.Error{Outcome: command.OutcomeUnknownDevice}
-	ErrTimeout         error = &command.Error{Outcome: command.OutcomeTimeout}
-	ErrExpired         error = &command.Error{Outcome: command.OutcomeExpired}
-	ErrStartedNoResult error = &command.Error{Outcome: command.OutcomeStartedNoResult}
-	ErrDenied          error = &command.Error{Outcome: command.OutcomeDenied}
-	ErrBusy            error = &command.Error{Outcome: command.OutcomeBusy}
+	ErrDeviceOffline   error = &command.Error{Outcome: command.OutcomeOffline}         // also matches an unknown device
+	ErrUnknownDevice   error = &command.Error{Outcome: command.OutcomeUnknownDevice}   // offline, and it never reported a status
+	ErrTimeout         error = &command.Error{Outcome: command.OutcomeTimeout}         // no reply in time
+	ErrExpired         error = &command.Error{Outcome: command.OutcomeExpired}         // the deadline had passed; nothing ran
+	ErrDenied          error = &command.Error{Outcome: command.OutcomeDenied}          // by the broker (Kind is empty) or by the device
+	ErrBusy            error = &command.Error{Outcome: command.OutcomeBusy}            // try again later
+	ErrRejected        error = &command.Error{Outcome: command.OutcomeRejected}        // the request is malformed
+	ErrDuplicate       error = &command.Error{Outcome: command.OutcomeDuplicate}       // the same request is running
+	ErrUnsupportedVerb error = &command.Error{Outcome: command.OutcomeUnsupportedVerb} // the agent is older than the verb
+	ErrStartedNoResult error = &command.Error{Outcome: command.OutcomeStartedNoResult} // it started, its end is not known
+
+	ErrFailed error = &command.Error{Outcome: command.OutcomeFailed} // everything else
+
+	ErrBadReply = command.ErrBadReply                 // failed: the reply could not be read
+	ErrNATS     = errors.New("NATS fault")            // failed: the connection was lost, drained or closed, or the broker misbehaves
+	ErrClosed   = errors.New("the client was closed") // failed
 )
 
-// Causes that tell the faults behind [ErrFailed] apart.
-var (
-	// ErrBadReply: the device answered, and the answer could not be read.
-	ErrBadReply = command.ErrBadReply
-	// ErrNATS: the connection to the broker failed.
-	ErrNATS = errors.New("NATS fault")
-	// ErrClosed: the client was closed while the command was under way.
-	ErrClosed = errors.New("client is closed")
-)
-
-// natsFault wraps an error of the NATS library.
-func natsFault(err error) error {
-	return &command.Error{Outcome: command.OutcomeFailed, Message: "the connection to the broker failed; try again when it is back", Err: fmt.Errorf("%w: %w", ErrNATS, err)}
+// fault is an error before it is known of which command.
+func fault(outcome command.Outcome, err error, format string, args ...any) *command.Error {
+	return &command.Error{Outcome: outcome, Message: fmt.Sprintf(format, args...), Err: err}
 }
 
-// ended is the error of a command whose context ended before its reply came.
-func ended(err error) error {
+// natsFault is a fault of the connection or the broker. A nil cause is allowed.
+func natsFault(cause error, format string, args ...any) *command.Error {
+	err := ErrNATS
+	if cause != nil {
+		err = fmt.Errorf("%w: %w", ErrNATS, cause)
+	}
+	return fault(command.OutcomeFailed, err, format, args...)
+}
+
+// of says of which command e is. e itself may be shared by many commands.
+func of(e *command.Error, verb command.Verb, device, requestID string) *command.Error {
+	c := *e
+	c.Verb, c.DeviceID, c.RequestID = verb, device, requestID
+	return &c
+}
+
+// publishFault tells why a message could not be sent.
+func publishFault(err error) *command.Error {
+	if errors.Is(err, nats.ErrMaxPayload) {
+		return fault(command.OutcomeRejected, err, "the request is larger than the broker takes")
+	}
+	return natsFault(err, "the request could not be sent")
+}
+
+// contextFault is the outcome of a command whose context ended. asked tells
+// whether the device had been asked by then.
+func contextFault(ctx context.Context, asked bool) *command.Error {
+	err := ctx.Err()
+	what := "gave up waiting for the reply"
+	if !asked {
+		what = "not asked"
+	}
 	if errors.Is(err, context.DeadlineExceeded) {
-		return &command.Error{Outcome: command.OutcomeTimeout, Message: "no reply in time", Err: err}
+		return fault(command.OutcomeTimeout, err, "%s: the caller's time was up", what)
 	}
-	return &command.Error{Outcome: command.OutcomeFailed, Message: "given up by the caller before a reply came", Err: err}
+	if cause := context.Cause(ctx); cause != err {
+		err = fmt.Errorf("%w: %w", err, cause)
+	}
+	return fault(command.OutcomeFailed, err, "%s", what)
 }
 
-// about fills in what command err speaks of, where it does not say so itself.
-func about(err error, verb command.Verb, device, requestID string) *command.Error {
-	e, ok := errors.AsType[*command.Error](err)
-	if !ok {
-		e = &command.Error{Outcome: command.OutcomeFailed, Err: err}
+// asFault is err, which is of this package or of package command, as a fault.
+func asFault(err error) *command.Error {
+	var e *command.Error
+	if errors.As(err, &e) {
+		return e
 	}
-	filled := *e
-	if filled.Verb == "" {
-		filled.Verb = verb
-	}
-	if filled.DeviceID == "" {
-		filled.DeviceID = device
-	}
-	if filled.RequestID == "" {
-		filled.RequestID = requestID
-	}
-	return &filled
+	return fault(command.OutcomeFailed, err, "")
 }
 
-// isNoResponders tells whether m is the broker's answer that nobody listens.
-func isNoResponders(m *nats.Msg) bool {
-	return len(m.Data) == 0 && m.Header.Get(headerStatus) == statusNoResponders
+// round makes a duration that people read.
+func round(d time.Duration) time.Duration {
+	switch {
+	case d >= 10*time.Second:
+		return d.Round(time.Second)
+	case d >= time.Second:
+		return d.Round(100 * time.Millisecond)
+	}
+	return d.Round(time.Millisecond)
 }
-
-const (
-	headerStatus       = "Status"
-	statusNoResponders = "503"
-)

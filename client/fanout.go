@@ -2,319 +2,363 @@ package client
 
 import (
 	"context"
-	"iter"
-	"sync"
 	"time"
-
-	"github.com/nats-io/nats.go"
 
 	"github.com/harmony-fleet/fleet/command"
 )
 
-// DefaultWindow is how many commands of a fan-out are under way at once. Without
-// a bound the broker's buffers decide, with outliers of seconds.
-const DefaultWindow = 4096
-
-// FanOut tunes a command to many devices. The zero value is ready to use.
+// FanOut are the settings of one fan-out. The zero value is good.
 type FanOut struct {
-	// Window is how many commands are under way at once; default [DefaultWindow].
+	// Window is how many commands are in flight at a time. Default 4096, at most
+	// MaxWindow. Without a bound, a fan-out to tens of thousands of devices has
+	// outliers of seconds.
 	Window int
-	// Timeout is how long each command waits for its reply, from when it is sent;
-	// default: the client's.
+	// Timeout is how long each device is waited for, from when it is asked.
+	// Default: [Options.Timeout].
 	Timeout time.Duration
 }
 
-// fan is one fan-out under way. Its methods run on the caller's goroutine; only
-// landed and explained bring something from elsewhere.
-type fan[T any] struct {
+func (f *FanOut) setDefaults(timeout time.Duration) *command.Error {
+	if f.Window == 0 {
+		f.Window = DefaultWindow
+	}
+	if f.Timeout == 0 {
+		f.Timeout = timeout
+	}
+	if err := checkTimeout(f.Timeout); err != nil {
+		return fault(command.OutcomeRejected, err, "fan-out")
+	}
+	if f.Window < 1 || f.Window > MaxWindow {
+		return fault(command.OutcomeRejected, nil, "fan-out: window %d: want 1 to %d", f.Window, MaxWindow)
+	}
+	return nil
+}
+
+// scatter is one fan-out. It runs in the goroutine of whoever ranges over its
+// results, which alone sends, waits and hands out; only the look at what silent
+// devices last reported runs beside it, one at a time, for all that have gathered
+// by then.
+//
+// A device is queued, then in flight. From there it is answered (done), or
+// nobody took the command (gone, until a look tells whether it just came up:
+// then it waits and is in flight once more), or its time ran out (gone too, for
+// the message).
+type scatter struct {
 	c       *Client
 	ctx     context.Context
 	verb    command.Verb
 	payload []byte
-	timeout time.Duration
+	timeout time.Duration // of one device
 	window  int
-	decode  func(device, requestID string, r reply) Result[T]
-	yield   func(Result[T]) bool
 
-	todo     []string
-	flying   int
-	order    []*flight // by deadline; ended ones are skipped
-	landed   chan landing
-	silent   []*flight // offline or timed out, to be looked up
-	retries  []*flight // to be sent again at their resend time
-	looking  bool
-	explored chan map[string]lastSeen // answers of lookups
-	asked    []*flight                // what the lookup under way is about
-	lookups  sync.WaitGroup
+	queued   []string
+	events   chan event // room for all in flight, so that nothing blocks the mux
+	inFlight int
+	sent     fifo // in flight, in the order sent, which is that of their timeouts
+	waiting  [len(retryDelays)]fifo
+
+	gone    []gone // not looked at yet
+	looking []gone // being looked at
+	looked  chan map[string]lastSeen
+	blind   bool // a look failed; no more looks
+	cancel  context.CancelFunc
+
+	stopped *command.Error // nothing is sent any more
+	timer   *time.Timer
+	left    int // devices that have no result yet
+	emit    func(device string, a answer, failed *command.Error) bool
+	over    bool // the caller wants no more
 }
 
-// flight is one command under way.
-type flight struct {
-	out      outgoing
-	req      *request
-	sent     time.Time
-	deadline time.Time
-	attempt  int
-	resend   time.Time
-	timedOut bool
-	ended    bool
+// gone is a call without a reply.
+type gone struct {
+	*call
+	timeout time.Duration // how long it waited; 0: nobody listened
 }
 
-type landing struct {
-	f   *flight
-	msg *nats.Msg
-	err error
-	at  time.Time
+// fifo is a queue of calls.
+type fifo struct {
+	calls []*call
+	head  int
 }
 
-func fanOut[T any](ctx context.Context, c *Client, verb command.Verb, devices []string, payload []byte, o FanOut,
-	decode func(device, requestID string, r reply) Result[T],
-) iter.Seq[Result[T]] {
-	if o.Window <= 0 {
-		o.Window = DefaultWindow
+func (q *fifo) push(c *call) { q.calls = append(q.calls, c) }
+
+func (q *fifo) peek() *call {
+	if q.head == len(q.calls) {
+		return nil
 	}
-	if o.Timeout <= 0 {
-		o.Timeout = c.opts.Timeout
+	return q.calls[q.head]
+}
+
+func (q *fifo) pop() {
+	q.calls[q.head] = nil
+	q.head++
+	if q.head == len(q.calls) {
+		q.calls, q.head = q.calls[:0], 0
+	} else if q.head >= 1024 && q.head*2 >= len(q.calls) {
+		n := copy(q.calls, q.calls[q.head:])
+		clear(q.calls[n:])
+		q.calls, q.head = q.calls[:n], 0
 	}
-	return func(yield func(Result[T]) bool) {
-		f := &fan[T]{
-			c: c, ctx: ctx, verb: verb, payload: payload, timeout: o.Timeout, window: o.Window, decode: decode, yield: yield,
-			todo: distinct(devices), landed: make(chan landing, o.Window), explored: make(chan map[string]lastSeen, 1),
+}
+
+func newScatter(ctx context.Context, c *Client, verb command.Verb, payload []byte, devices []string, f FanOut) *scatter {
+	s := &scatter{
+		c: c, ctx: ctx, verb: verb, payload: payload, timeout: f.Timeout, window: f.Window, queued: devices, left: len(devices),
+		events: make(chan event, max(0, min(f.Window, len(devices)))), looked: make(chan map[string]lastSeen, 1),
+		timer: time.NewTimer(time.Hour), cancel: func() {},
+	}
+	return s
+}
+
+// close gives up what is in flight and waits for the look that is under way.
+func (s *scatter) close() {
+	s.cancel()
+	if s.looking != nil {
+		<-s.looked
+	}
+	for call := s.sent.peek(); call != nil; call = s.sent.peek() {
+		if !call.done {
+			s.c.mux.drop(call)
 		}
-		f.run()
+		s.sent.pop()
 	}
+	s.timer.Stop()
 }
 
-func distinct(devices []string) []string {
-	seen := make(map[string]struct{}, len(devices))
-	once := make([]string, 0, len(devices))
-	for _, d := range devices {
-		if _, dup := seen[d]; !dup {
-			seen[d] = struct{}{}
-			once = append(once, d)
-		}
-	}
-	return once
-}
-
-func (f *fan[T]) run() {
-	defer f.lookups.Wait()
-	defer func() {
-		for _, fl := range f.order {
-			if !fl.ended {
-				f.c.mux.giveUp(fl.req)
-			}
-		}
-	}()
-	timer := time.NewTimer(time.Hour)
-	defer timer.Stop()
-	for {
-		if !f.fill() {
+// run asks every device and hands out one result for each.
+func (s *scatter) run(emit func(device string, a answer, failed *command.Error) bool) {
+	s.emit = emit
+	// Once ctx has ended, its channel is ready for ever.
+	ended := s.ctx.Done()
+	for s.left > 0 && !s.over {
+		s.askMore()
+		s.look()
+		if s.left == 0 || s.over {
 			return
 		}
-		f.look()
-		if f.flying == 0 && len(f.todo) == 0 && len(f.retries) == 0 && !f.looking {
-			return
-		}
-		timer.Reset(f.untilNext())
-		more := true
+		s.arm()
 		select {
-		case l := <-f.landed:
-			more = f.land(l)
-		case seen := <-f.explored:
-			more = f.explain(seen)
-		case <-timer.C:
-			f.expire(time.Now())
-		case <-f.ctx.Done():
-			more = f.abandon()
-		}
-		if !more {
-			return
+		case e := <-s.events:
+			s.take(e)
+		case all := <-s.looked:
+			s.resolve(all)
+		case <-s.timer.C:
+			s.expire(time.Now())
+		case <-ended:
+			ended = nil
+			s.end()
 		}
 	}
 }
 
-// fill sends until the window is full. false: the caller has heard enough.
-func (f *fan[T]) fill() bool {
-	now := time.Now()
-	for len(f.retries) > 0 && f.flying < f.window && !f.retries[0].resend.After(now) {
-		fl := f.retries[0]
-		f.retries = f.retries[1:]
-		if !f.send(fl) {
-			return false
+// askMore sends until the window is full. Devices that wait to be asked again
+// come first.
+func (s *scatter) askMore() {
+	if s.stopped == nil && s.ctx.Err() != nil {
+		s.end()
+	}
+	if s.stopped != nil {
+		for len(s.queued) > 0 && !s.over {
+			device := s.queued[0]
+			s.queued = s.queued[1:]
+			s.finish(&call{device: device}, answer{}, s.stopped)
 		}
-	}
-	for len(f.todo) > 0 && f.flying < f.window {
-		device := f.todo[0]
-		f.todo = f.todo[1:]
-		if err := command.CheckDeviceID(device); err != nil {
-			if !f.end(device, "", about(err, f.verb, device, "")) {
-				return false
-			}
-			continue
-		}
-		fl := &flight{out: f.c.prepare(f.ctx, f.verb, device, f.payload, f.timeout), deadline: time.Now().Add(f.timeout)}
-		if !f.send(fl) {
-			return false
-		}
-		// Take up what came meanwhile, so that results flow from the start.
-		select {
-		case l := <-f.landed:
-			if !f.land(l) {
-				return false
-			}
-		default:
-		}
-	}
-	return true
-}
-
-func (f *fan[T]) send(fl *flight) bool {
-	fl.sent = time.Now()
-	fl.ended = false
-	req, err := f.c.mux.send(fl.out.message(), func(msg *nats.Msg, err error) {
-		f.landed <- landing{fl, msg, err, time.Now()}
-	})
-	if err != nil {
-		return f.end(fl.out.device, fl.out.header.RequestID, about(err, f.verb, fl.out.device, fl.out.header.RequestID))
-	}
-	fl.req = req
-	f.flying++
-	f.order = append(f.order, fl)
-	return true
-}
-
-// land takes up what ended a flight.
-func (f *fan[T]) land(l landing) bool {
-	f.flying--
-	fl := l.f
-	fl.ended = true
-	device, id := fl.out.device, fl.out.header.RequestID
-	switch {
-	case l.err != nil:
-		return f.end(device, id, about(l.err, f.verb, device, id))
-	case isNoResponders(l.msg):
-		f.silent = append(f.silent, fl)
-		return true
-	}
-	return f.yield(f.decode(device, id, reply{l.msg, l.at.Sub(fl.sent)}))
-}
-
-// expire moves what waited too long to what is looked up.
-func (f *fan[T]) expire(now time.Time) {
-	for len(f.order) > 0 {
-		fl := f.order[0]
-		if !fl.ended {
-			if fl.deadline.After(now) {
-				return
-			}
-			if !f.c.mux.giveUp(fl.req) {
-				return // its reply is in landed
-			}
-			f.flying--
-			fl.ended, fl.timedOut = true, true
-			f.silent = append(f.silent, fl)
-		}
-		f.order = f.order[1:]
-	}
-}
-
-// untilNext is how long nothing has to be done but wait for messages.
-func (f *fan[T]) untilNext() time.Duration {
-	for len(f.order) > 0 && f.order[0].ended {
-		f.order = f.order[1:]
-	}
-	next := time.Hour
-	if len(f.order) > 0 {
-		next = min(next, time.Until(f.order[0].deadline))
-	}
-	if len(f.retries) > 0 {
-		next = min(next, time.Until(f.retries[0].resend))
-	}
-	return max(next, 0)
-}
-
-// look starts a lookup of the silent ones unless one is under way: while it
-// runs, more of them gather for the next, so that two reads serve many devices.
-func (f *fan[T]) look() {
-	if f.looking || len(f.silent) == 0 {
 		return
 	}
-	n := min(len(f.silent), maxMultiLast)
-	f.asked, f.silent = f.silent[:n:n], f.silent[n:]
+	now := time.Now()
+	for i := range s.waiting {
+		for call := s.waiting[i].peek(); call != nil && s.inFlight < s.window && !call.deadline.After(now); call = s.waiting[i].peek() {
+			s.waiting[i].pop()
+			s.ask(call.device, call.requestID, call.attempt)
+		}
+	}
+	for len(s.queued) > 0 && s.inFlight < s.window && !s.over {
+		device := s.queued[0]
+		s.queued = s.queued[1:]
+		s.ask(device, "", 0)
+	}
+}
+
+// ask sends the command to one device.
+func (s *scatter) ask(device, requestID string, attempt int) {
+	call := &call{device: device, requestID: requestID, attempt: attempt, to: s.events}
+	if err := checkDevice(device); err != nil {
+		s.finish(call, answer{}, err)
+		return
+	}
+	if requestID == "" {
+		call.requestID = command.NewRequestID()
+	}
+	call.subject = command.Subject(device, s.verb)
+	header := command.RequestHeader{RequestID: call.requestID, OperatorSub: s.c.opts.OperatorSub}
+	err := s.c.setDeadline(s.ctx, s.verb, &header, s.timeout)
+	if err == nil {
+		err = s.c.send(call, s.payload, header)
+	}
+	if err != nil {
+		s.finish(call, answer{}, err)
+		return
+	}
+	call.deadline = call.sent.Add(s.timeout)
+	s.inFlight++
+	s.sent.push(call)
+}
+
+// take handles what became of a call in flight.
+func (s *scatter) take(e event) {
+	call := e.call
+	call.done = true
+	s.inFlight--
+	switch {
+	case e.err != nil:
+		s.finish(call, answer{}, e.err)
+	case noResponders(e.msg.Header, e.msg.Data):
+		s.miss(gone{call: call})
+	default:
+		s.finish(call, answer{header: e.msg.Header, data: e.msg.Data, rtt: e.at.Sub(call.sent)}, nil)
+	}
+}
+
+// miss handles a call without a reply.
+func (s *scatter) miss(g gone) {
+	if g.attempt > 0 && g.timeout == 0 {
+		// Looked at before: it came up just now.
+		if g.attempt < len(retryDelays) && s.stopped == nil {
+			s.wait(g.call)
+			return
+		}
+	}
+	s.gone = append(s.gone, g)
+}
+
+// wait has the device asked again later.
+func (s *scatter) wait(c *call) {
+	again := &call{device: c.device, requestID: c.requestID, attempt: c.attempt + 1, deadline: time.Now().Add(retryDelays[c.attempt])}
+	s.waiting[c.attempt].push(again)
+}
+
+// look starts a look at what the silent devices last reported, unless one runs.
+func (s *scatter) look() {
+	if s.looking != nil || len(s.gone) == 0 {
+		return
+	}
+	if s.blind {
+		s.looking, s.gone = s.gone, nil
+		s.resolve(nil)
+		return
+	}
+	n := min(len(s.gone), readBatch)
+	s.looking, s.gone = s.gone[:n:n], s.gone[n:]
 	devices := make([]string, n)
-	for i, fl := range f.asked {
-		devices[i] = fl.out.device
+	for i, g := range s.looking {
+		devices[i] = g.device
 	}
-	f.looking = true
-	f.lookups.Go(func() { f.explored <- f.c.lookup(f.ctx, devices) })
+	ctx, cancel := detached(s.ctx, lookupAllTimeout)
+	s.cancel = cancel
+	go func() { // resolve or close waits for it
+		s.looked <- s.c.lookUpAll(ctx, devices)
+	}()
 }
 
-// explain ends the silent ones, or has those that only just came up asked again.
-func (f *fan[T]) explain(seen map[string]lastSeen) bool {
-	f.looking = false
-	for _, fl := range f.asked {
-		last := seen[fl.out.device]
-		var err *command.Error
+// resolve gives the devices that were looked at their outcome, or another try.
+func (s *scatter) resolve(all map[string]lastSeen) {
+	s.cancel()
+	looking := s.looking
+	s.looking = nil
+	s.blind = s.blind || all == nil
+	for i, g := range looking {
+		seen := all[g.device]
 		switch {
-		case fl.timedOut:
-			err = f.c.timedOut(fl.out, last)
-		case fl.attempt < len(retryAfter) && f.c.justCameUp(last) && f.ctx.Err() == nil:
-			fl.resend = time.Now().Add(retryAfter[fl.attempt])
-			fl.attempt++
-			f.retries = append(f.retries, fl)
-			continue
+		case s.over:
+			return
+		case g.timeout > 0:
+			s.finish(g.call, answer{}, timeoutFault(g.timeout, seen))
+		case g.attempt == 0 && seen.justUp() && s.stopped == nil:
+			s.wait(g.call)
 		default:
-			err = f.c.offline(fl.out, last)
+			s.finish(g.call, answer{}, offlineFault(seen))
 		}
-		if !f.end(fl.out.device, fl.out.header.RequestID, err) {
-			return false
-		}
+		looking[i].call = nil
 	}
-	f.asked = nil
-	return true
 }
 
-// abandon ends everything that is left, because the caller's context has ended.
-func (f *fan[T]) abandon() bool {
-	err := ended(f.ctx.Err())
-	for _, fl := range f.order {
-		if fl.ended || !f.c.mux.giveUp(fl.req) {
-			continue
-		}
-		fl.ended = true
-		f.flying--
-		if !f.end(fl.out.device, fl.out.header.RequestID, about(err, f.verb, fl.out.device, fl.out.header.RequestID)) {
-			return false
+// expire ends the calls whose time is up.
+func (s *scatter) expire(now time.Time) {
+	// Replies that are here already count, whenever they are looked at.
+	for len(s.events) > 0 && !s.over {
+		s.take(<-s.events)
+	}
+	for call := s.sent.peek(); call != nil && (call.done || !call.deadline.After(now)); call = s.sent.peek() {
+		s.sent.pop()
+		if !call.done && s.c.mux.drop(call) {
+			s.inFlight--
+			s.miss(gone{call: call, timeout: max(1, now.Sub(call.sent))})
 		}
 	}
-	for f.flying > 0 { // given up too late: their replies are on the way to us
-		if !f.land(<-f.landed) {
-			return false
-		}
-	}
-	if f.looking {
-		if !f.explain(<-f.explored) {
-			return false
-		}
-	}
-	for _, fl := range append(f.silent, f.retries...) {
-		if !f.end(fl.out.device, fl.out.header.RequestID, f.c.offline(fl.out, lastSeen{})) {
-			return false
-		}
-	}
-	f.silent, f.retries = nil, nil
-	for _, device := range f.todo {
-		e := about(err, f.verb, device, "")
-		e.Message = "not sent: " + e.Message
-		if !f.end(device, "", e) {
-			return false
-		}
-	}
-	f.todo = nil
-	return false
 }
 
-func (f *fan[T]) end(device, requestID string, err *command.Error) bool {
-	return f.yield(Result[T]{Device: device, RequestID: requestID, Err: f.c.record(err)})
+// end gives every device that has no result yet the outcome that the end of the
+// context leaves.
+func (s *scatter) end() {
+	for len(s.events) > 0 && !s.over {
+		s.take(<-s.events)
+	}
+	s.stopped = contextFault(s.ctx, false)
+	late := contextFault(s.ctx, true)
+	now := time.Now()
+	for call := s.sent.peek(); call != nil && !s.over; call = s.sent.peek() {
+		s.sent.pop()
+		if call.done || !s.c.mux.drop(call) {
+			continue // its event is in the channel
+		}
+		s.inFlight--
+		if late.Outcome == command.OutcomeTimeout {
+			s.miss(gone{call: call, timeout: max(1, now.Sub(call.sent))})
+		} else {
+			s.finish(call, answer{}, late)
+		}
+	}
+	for i := range s.waiting {
+		for call := s.waiting[i].peek(); call != nil; call = s.waiting[i].peek() {
+			s.waiting[i].pop()
+			s.miss(gone{call: call})
+		}
+	}
+}
+
+// finish hands out the result of a device.
+func (s *scatter) finish(call *call, a answer, failed *command.Error) {
+	s.left--
+	a.requestID = call.requestID
+	if failed != nil {
+		failed = of(failed, s.verb, call.device, call.requestID)
+		s.c.note(s.ctx, failed)
+	}
+	if !s.emit(call.device, a, failed) {
+		s.over = true
+	}
+}
+
+// arm sets the timer to what happens next by itself.
+func (s *scatter) arm() {
+	for call := s.sent.peek(); call != nil && call.done; call = s.sent.peek() {
+		s.sent.pop()
+	}
+	next := time.Time{}
+	if call := s.sent.peek(); call != nil {
+		next = call.deadline
+	}
+	for i := range s.waiting {
+		// With a full window a device that waits goes when a slot is free.
+		if call := s.waiting[i].peek(); call != nil && s.inFlight < s.window && (next.IsZero() || call.deadline.Before(next)) {
+			next = call.deadline
+		}
+	}
+	if next.IsZero() {
+		s.timer.Reset(time.Hour)
+		return
+	}
+	s.timer.Reset(time.Until(next))
 }

@@ -1,183 +1,182 @@
 package client
 
 import (
-	"errors"
-	"fmt"
 	"strconv"
-	"strings"
 	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
 	"github.com/harmony-fleet/fleet/command"
 )
 
-// mux gives each request a reply subject of its own below one wildcard
-// subscription. A request ends exactly once: by its first reply, by the broker's
-// refusal, or by being given up.
+// mux gives replies to the requests that they answer. One wildcard subscription
+// serves all of them: each request has a token, which is the last one of its
+// reply subject. A reply to a request that is no longer waited for is dropped.
 type mux struct {
-	nc     *nats.Conn
-	sub    *nats.Subscription
-	prefix string // of reply subjects, with the final dot
+	prefix string // "_INBOX.<uid>.<secret>."
 
-	status   chan nats.Status
-	watching sync.WaitGroup
-
-	mu      sync.Mutex
-	next    uint64
-	pending map[uint64]*request
-	closed  error // why nothing more is taken; nil: open
+	mu        sync.Mutex
+	last      uint64           // token given out last
+	calls     map[uint64]*call // in flight, by token
+	bySubject map[string]*call // the same, by subject: the head of a list
+	down      *command.Error   // new calls end with it; nil: replies can come
+	shutdown  bool             // down stays
 }
 
-// request is one message that waits for its reply.
-type request struct {
-	id      uint64
+// call is one request in flight.
+type call struct {
 	subject string
-	// done is called once, and must not block: it runs on the subscription's
-	// goroutine. Exactly one of msg and err is set.
-	done func(msg *nats.Msg, err error)
-	// part, where set, is given each reply before done and tells whether it was the
-	// last one; see [Client.batch].
-	part func(msg *nats.Msg) (last bool)
+	// to gets one event, or many where many is set. It must have room: an event
+	// without room is lost.
+	to   chan<- event
+	many bool
+
+	token      uint64
+	next, prev *call // others on the same subject
+
+	// For whoever waits; the mux does not look at these.
+	device    string
+	requestID string
+	sent      time.Time
+	deadline  time.Time
+	attempt   int
+	done      bool
 }
 
-func newMux(nc *nats.Conn) (*mux, error) {
-	m := &mux{nc: nc, prefix: nc.NewInbox() + ".", pending: map[uint64]*request{}}
-	sub, err := nc.Subscribe(m.prefix+"*", m.receive)
-	if err != nil {
-		return nil, fmt.Errorf("client: subscribe to replies: %w", err)
-	}
-	m.sub = sub
-	// A fan-out may have many thousand replies on their way.
-	if err := sub.SetPendingLimits(1<<20, 1<<30); err != nil {
-		return nil, errors.Join(fmt.Errorf("client: subscribe to replies: %w", err), sub.Unsubscribe())
-	}
-	hookErrors(nc, m)
-	m.status = nc.StatusChanged(nats.CLOSED)
-	m.watching.Go(func() {
-		for s := range m.status {
-			if s == nats.CLOSED {
-				m.fail(natsFault(nats.ErrConnectionClosed))
-				return
-			}
-		}
-	})
-	if nc.IsClosed() {
-		m.fail(natsFault(nats.ErrConnectionClosed))
-	}
-	return m, nil
+// event is what became of a call: a message, or a fault.
+type event struct {
+	call *call
+	msg  *nats.Msg
+	err  *command.Error
+	at   time.Time // when the message came
 }
 
-// send publishes msg with a reply subject of its own. done is called with what
-// ends the request, unless give up came first. An error means that it was not
-// sent and done will not be called.
-func (m *mux) send(msg *nats.Msg, done func(*nats.Msg, error)) (*request, error) {
-	return m.sendParts(msg, nil, done)
+func newMux(prefix string) *mux {
+	return &mux{prefix: prefix, calls: map[uint64]*call{}, bySubject: map[string]*call{}}
 }
 
-// sendParts is send for a request that several messages answer.
-func (m *mux) sendParts(msg *nats.Msg, part func(*nats.Msg) bool, done func(*nats.Msg, error)) (*request, error) {
-	m.mu.Lock()
-	if m.closed != nil {
-		err := m.closed
-		m.mu.Unlock()
-		return nil, err
-	}
-	m.next++
-	r := &request{id: m.next, subject: msg.Subject, part: part, done: done}
-	m.pending[r.id] = r
-	m.mu.Unlock()
-	msg.Reply = m.prefix + strconv.FormatUint(r.id, 36)
-	if err := m.nc.PublishMsg(msg); err != nil {
-		if m.giveUp(r) {
-			return nil, natsFault(err)
-		}
-	}
-	return r, nil
-}
-
-// giveUp takes r off; false means that it has ended already and done was, or is
-// being, called.
-func (m *mux) giveUp(r *request) bool { return m.take(r.id) != nil }
-
-func (m *mux) take(id uint64) *request {
+// open takes a call in and gives its reply subject.
+func (m *mux) open(c *call) (reply string, err *command.Error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	r := m.pending[id]
-	delete(m.pending, id)
-	return r
+	if m.down != nil {
+		return "", m.down
+	}
+	m.last++
+	c.token = m.last
+	m.calls[c.token] = c
+	if head := m.bySubject[c.subject]; head != nil {
+		c.next, head.prev = head, c
+	}
+	m.bySubject[c.subject] = c
+	return m.prefix + strconv.FormatUint(c.token, 36), nil
 }
 
-// receive ends the request that msg answers; a late or foreign one is dropped.
-func (m *mux) receive(msg *nats.Msg) {
-	token, ok := strings.CutPrefix(msg.Subject, m.prefix)
-	if !ok {
+// remove takes a call out; m.mu is held.
+func (m *mux) removeLocked(c *call) {
+	delete(m.calls, c.token)
+	if c.prev != nil {
+		c.prev.next = c.next
+	} else if c.next != nil {
+		m.bySubject[c.subject] = c.next
+	} else {
+		delete(m.bySubject, c.subject)
+	}
+	if c.next != nil {
+		c.next.prev = c.prev
+	}
+	c.next, c.prev = nil, nil
+}
+
+// drop gives a call up. false: its event is already on the way.
+func (m *mux) drop(c *call) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.calls[c.token] != c {
+		return false
+	}
+	m.removeLocked(c)
+	return true
+}
+
+// onMsg is the handler of the subscription.
+func (m *mux) onMsg(msg *nats.Msg) {
+	at := time.Now()
+	if len(msg.Subject) <= len(m.prefix) {
 		return
 	}
-	id, err := strconv.ParseUint(token, 36, 64)
+	token, err := strconv.ParseUint(msg.Subject[len(m.prefix):], 36, 64)
 	if err != nil {
 		return
 	}
-	if r := m.peek(id); r == nil || (r.part != nil && !r.part(msg)) {
-		return
-	}
-	if r := m.take(id); r != nil {
-		r.done(msg, nil)
-	}
-}
-
-func (m *mux) peek(id uint64) *request {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.pending[id]
-}
-
-// refuse ends every request on subject: the broker said that this connection may
-// not publish there.
-func (m *mux) refuse(subject string, err error) {
-	var refused []*request
-	m.mu.Lock()
-	for id, r := range m.pending {
-		if r.subject == subject {
-			refused = append(refused, r)
-			delete(m.pending, id)
-		}
+	c := m.calls[token]
+	if c != nil && !c.many {
+		m.removeLocked(c)
 	}
 	m.mu.Unlock()
-	for _, r := range refused {
-		r.done(nil, &command.Error{
-			Outcome: command.OutcomeDenied,
-			Message: "the broker does not let this identity publish to " + subject + "; it lacks the role",
-			Err:     err,
-		})
+	if c != nil {
+		c.give(event{call: c, msg: msg, at: at})
 	}
 }
 
-// fail ends everything under way and takes nothing more.
-func (m *mux) fail(err error) {
+func (c *call) give(e event) {
+	select {
+	case c.to <- e:
+	default:
+	}
+}
+
+// failAll ends every call.
+func (m *mux) failAll(err *command.Error) {
 	m.mu.Lock()
-	if m.closed == nil {
-		m.closed = err
-	}
-	pending := m.pending
-	m.pending = map[uint64]*request{}
+	calls := m.calls
+	m.calls, m.bySubject = map[uint64]*call{}, map[string]*call{}
 	m.mu.Unlock()
-	for _, r := range pending {
-		r.done(nil, err)
+	for _, c := range calls {
+		c.give(event{call: c, err: err})
 	}
 }
 
-func (m *mux) close() {
-	unhookErrors(m.nc, m)
-	m.fail(&command.Error{Outcome: command.OutcomeFailed, Err: ErrClosed})
-	_ = m.sub.Unsubscribe() // fails only where the connection is closed
-	m.nc.RemoveStatusListener(m.status)
-	m.watching.Wait()
+// failSubject ends the calls on subject and tells whether there were any.
+func (m *mux) failSubject(subject string, err *command.Error) bool {
+	m.mu.Lock()
+	var calls []*call
+	for c := m.bySubject[subject]; c != nil; c = m.bySubject[subject] {
+		m.removeLocked(c)
+		calls = append(calls, c)
+	}
+	m.mu.Unlock()
+	for _, c := range calls {
+		c.give(event{call: c, err: err})
+	}
+	return len(calls) > 0
 }
 
-// inFlight counts requests that wait.
-func (m *mux) inFlight() int {
+// refuse ends every call, and those to come until admit, with err.
+func (m *mux) refuse(err *command.Error) {
+	m.mu.Lock()
+	if m.down == nil {
+		m.down = err
+	}
+	m.mu.Unlock()
+	m.failAll(err)
+}
+
+// shut is refuse for good.
+func (m *mux) shut(err *command.Error) {
+	m.mu.Lock()
+	m.down, m.shutdown = err, true
+	m.mu.Unlock()
+	m.failAll(err)
+}
+
+// admit takes calls again.
+func (m *mux) admit() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return len(m.pending)
+	if !m.shutdown {
+		m.down = nil
+	}
 }

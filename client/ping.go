@@ -2,68 +2,112 @@ package client
 
 import (
 	"context"
+	"fmt"
 	"iter"
+	"slices"
 	"time"
 
 	"github.com/harmony-fleet/fleet/command"
 )
 
-// Result is what became of one command on one device.
-type Result[T any] struct {
+// PingResult is how a ping ended.
+type PingResult struct {
 	Device    string
-	RequestID string         // empty where nothing was sent
-	Reply     T              // the zero value unless Err is nil
-	RTT       time.Duration  // from sending to the reply; 0 where there was none
-	Err       *command.Error // nil: the outcome is ok
+	RequestID string // empty where the device was not asked
+	// Reply is what the device answered; the zero value unless Err is nil.
+	Reply command.PingReply
+	// RTT is the time from sending to the reply; 0 where no reply came.
+	RTT time.Duration
+	// Err is why there is no reply, or that it is an error; nil: all is well.
+	Err *command.Error
 }
 
-// Outcome is the outcome of the command.
-func (r Result[T]) Outcome() command.Outcome {
+// Outcome is how the ping ended, as one word.
+func (r PingResult) Outcome() command.Outcome {
 	if r.Err == nil {
 		return command.OutcomeOK
 	}
 	return r.Err.Outcome
 }
 
-// PingResult is what became of one ping.
-type PingResult = Result[command.PingReply]
-
-// Ping asks the device whether it is there. The error is an [*command.Error].
+// Ping asks a device whether it is there. The error, if any, is a
+// [*command.Error].
+//
+// Where broker time cannot be had, the ping goes without a deadline. A device
+// that nobody hears for is [ErrDeviceOffline] at once, unless its last heartbeat
+// says that it came up less than 5 s ago: then it is asked again after 50 and
+// 250 ms.
 func (c *Client) Ping(ctx context.Context, device string) (command.PingReply, error) {
 	r := c.PingOne(ctx, device)
 	if r.Err != nil {
-		return command.PingReply{}, r.Err
+		return r.Reply, r.Err
 	}
 	return r.Reply, nil
 }
 
-// PingOne is Ping with the round-trip time and request id.
+// PingOne is [Client.Ping] with all that is known of the ping.
 func (c *Client) PingOne(ctx context.Context, device string) PingResult {
-	r, id, err := c.do(ctx, command.VerbPing, device, nil)
-	if err != nil {
-		return PingResult{Device: device, RequestID: id, Err: err}
-	}
-	return decodePing(device, id, r)
+	a, failed := c.do(ctx, command.VerbPing, device, nil, command.RequestHeader{}, c.opts.Timeout)
+	return c.pong(ctx, device, a, failed)
 }
 
-// PingAll asks many devices at once and yields one result for each as it comes,
-// in no order; a device that is named twice is asked once. When ctx ends, what
-// is not answered yet ends with it and is still yielded. Breaking off the loop
-// gives up the rest.
-func (c *Client) PingAll(ctx context.Context, devices []string, o FanOut) iter.Seq[PingResult] {
-	return fanOut(ctx, c, command.VerbPing, devices, nil, o, decodePing)
+// PingAll pings devices, with at most [FanOut.Window] in flight, and yields
+// exactly one result for each, as they come. A device that is named twice is
+// asked once and yields once. An id outside the syntax yields a result too.
+//
+// No device is left out when ctx ends or the connection is lost: each of the
+// rest yields what is known of it. ctx bounds the whole, [FanOut.Timeout] each
+// device. The pings are sent by ranging over the sequence, and each time it is
+// ranged over; a loop that is left early gives up the rest.
+func (c *Client) PingAll(ctx context.Context, devices []string, f FanOut) iter.Seq[PingResult] {
+	return func(yield func(PingResult) bool) {
+		bad := f.setDefaults(c.opts.Timeout)
+		s := newScatter(ctx, c, command.VerbPing, nil, unique(devices), f)
+		defer s.close()
+		if bad != nil {
+			s.stopped = bad
+		}
+		s.run(func(device string, a answer, failed *command.Error) bool {
+			return yield(c.pong(ctx, device, a, failed))
+		})
+	}
 }
 
-func decodePing(device, requestID string, r reply) PingResult {
-	result := PingResult{Device: device, RequestID: requestID, RTT: r.rtt}
-	pong, err := command.DecodeReply[command.PingReply](r.msg.Header, r.msg.Data)
-	if err == nil && pong.DeviceID != device {
-		err = &command.Error{Outcome: command.OutcomeFailed, Message: "another device answered: " + pong.DeviceID, Err: ErrBadReply}
+// unique is list without repetitions, in the same order.
+func unique(list []string) []string {
+	seen := make(map[string]struct{}, len(list))
+	for i, s := range list {
+		if _, again := seen[s]; again {
+			rest := slices.Clone(list[:i])
+			for _, s := range list[i:] {
+				if _, again := seen[s]; !again {
+					seen[s] = struct{}{}
+					rest = append(rest, s)
+				}
+			}
+			return rest
+		}
+		seen[s] = struct{}{}
+	}
+	return list
+}
+
+// pong makes the result of an answer, or of its absence.
+func (c *Client) pong(ctx context.Context, device string, a answer, failed *command.Error) PingResult {
+	r := PingResult{Device: device, RequestID: a.requestID, RTT: a.rtt}
+	if failed != nil {
+		r.Err = failed
+		return r
+	}
+	reply, err := decode[command.PingReply](a, command.VerbPing, device)
+	if err == nil && reply.DeviceID != device {
+		err = of(fault(command.OutcomeFailed, fmt.Errorf("%w: it is of the device %.80q", ErrBadReply, reply.DeviceID), ""), command.VerbPing, device, a.requestID)
 	}
 	if err != nil {
-		result.Err = about(err, command.VerbPing, device, requestID)
-		return result
+		r.Err = err
+		c.note(ctx, err)
+		return r
 	}
-	result.Reply = pong
-	return result
+	r.Reply = reply
+	return r
 }

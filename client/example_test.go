@@ -1,0 +1,92 @@
+package client_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/harmony-fleet/fleet/client"
+	"github.com/harmony-fleet/fleet/command"
+)
+
+// connect signs in as the static user of the operators' account. The inbox
+// prefix is the only one under which that user may receive replies; for a person
+// with a token it is command.InboxPrefix(command.UID(command.UserName(issuer, subject))).
+func connect(password string) (*nats.Conn, error) {
+	return nats.Connect("nats://127.0.0.1:4222",
+		nats.UserInfo("ops", password), nats.CustomInboxPrefix(command.InboxPrefix(command.UID("ops"))))
+}
+
+func ExampleClient_Ping() {
+	nc, err := connect("secret")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer nc.Close()
+	c, err := client.New(nc, client.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	reply, err := c.Ping(ctx, "vm-device-00")
+	switch {
+	case errors.Is(err, client.ErrUnknownDevice):
+		fmt.Println("no such device")
+	case errors.Is(err, client.ErrDeviceOffline):
+		fmt.Println("not connected")
+	case err != nil:
+		log.Fatal(err)
+	default:
+		fmt.Println("agent", reply.AgentVersion, "up", time.Duration(reply.UptimeS)*time.Second)
+	}
+}
+
+func ExampleClient_PingAll() {
+	nc, err := connect("secret")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer nc.Close()
+	c, err := client.New(nc, client.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+
+	count := map[command.Outcome]int{}
+	for r := range c.PingAll(context.Background(), []string{"vm-device-00", "vm-device-01"}, client.FanOut{}) {
+		count[r.Outcome()]++
+	}
+	fmt.Println(count)
+}
+
+func ExampleCheckChain() {
+	nc, err := connect("secret")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer nc.Close()
+	c, err := client.New(nc, client.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+
+	var entries []client.AuditEntry
+	for e, err := range c.Audit(context.Background(), client.AuditFilter{Device: "vm-device-00"}) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		entries = append(entries, e)
+	}
+	for _, gap := range client.CheckChain(entries) {
+		fmt.Println(gap)
+	}
+}

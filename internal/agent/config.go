@@ -1,0 +1,217 @@
+package agent
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pelletier/go-toml/v2"
+
+	"github.com/harmony-fleet/fleet/command"
+	"github.com/harmony-fleet/fleet/internal/credentials"
+	"github.com/harmony-fleet/fleet/internal/natsconn"
+)
+
+// DefaultStateDir is where the program keeps its state where its configuration
+// names no other place.
+const DefaultStateDir = "/var/lib/fleet-agent"
+
+// Config is the configuration file of fleet-agent, in TOML. docs/agent.md
+// describes every key. It is strict: an unknown key is an error.
+type Config struct {
+	Agent struct {
+		DeviceID       string            `toml:"device_id"`
+		RuntimeEnabled *bool             `toml:"runtime_enabled"` // default true
+		Labels         map[string]string `toml:"labels"`
+		StateDir       *string           `toml:"state_dir"`       // default DefaultStateDir; empty: in memory
+		MaxConcurrent  int               `toml:"max_concurrent"`  // default 64
+		AuditMaxBytes  int64             `toml:"audit_max_bytes"` // default 16 MiB
+		StopTimeout    Duration          `toml:"stop_timeout"`    // default 10s
+	} `toml:"agent"`
+	NATS struct {
+		URL      URLs         `toml:"url"` // default nats://127.0.0.1:4222
+		Insecure bool         `toml:"insecure"`
+		TLS      natsconn.TLS `toml:"tls"`
+	} `toml:"nats"`
+	Accounts struct {
+		Ops string `toml:"ops"` // default OPS
+	} `toml:"accounts"`
+	Credentials credentials.Config `toml:"credentials"`
+	Runtime     struct {
+		Socket string `toml:"socket"` // default engine.DefaultSocket
+	} `toml:"runtime"`
+	Exec struct {
+		Host bool `toml:"host"` // not used before exec is served
+	} `toml:"exec"`
+	Log struct {
+		Level  string `toml:"level"`  // debug, info (default), warn or error
+		Format string `toml:"format"` // text (default) or json
+	} `toml:"log"`
+}
+
+// Duration is written as Go writes it, for example "10s".
+type Duration time.Duration
+
+// UnmarshalText reads what time.ParseDuration reads.
+func (d *Duration) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
+	*d = Duration(v)
+	return err
+}
+
+// URLs is one URL, or a list of them.
+type URLs []string
+
+var errURLs = errors.New("nats.url: want a string or a list of strings")
+
+// UnmarshalTOML takes a string or an array of strings.
+func (u *URLs) UnmarshalTOML(data []byte) error {
+	var one struct{ V string }
+	if err := toml.Unmarshal(append([]byte("V = "), data...), &one); err == nil {
+		*u = URLs{one.V}
+		return nil
+	}
+	var many struct{ V []string }
+	if err := toml.Unmarshal(append([]byte("V = "), data...), &many); err != nil {
+		return errURLs
+	}
+	*u = many.V
+	return nil
+}
+
+// LoadConfig reads and checks a configuration file.
+func LoadConfig(file string) (Config, error) {
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return Config{}, fmt.Errorf("agent configuration: %w", err)
+	}
+	c, err := ParseConfig(raw)
+	if err != nil {
+		return Config{}, fmt.Errorf("agent configuration %s: %w", file, err)
+	}
+	return c, nil
+}
+
+// ParseConfig reads and checks a configuration. An unknown key is an error that
+// names the key and its line; other faults name the key.
+func ParseConfig(raw []byte) (Config, error) {
+	var c Config
+	dec := toml.NewDecoder(bytes.NewReader(raw)).DisallowUnknownFields().EnableUnmarshalerInterface()
+	if err := dec.Decode(&c); err != nil {
+		return Config{}, explainTOML(err)
+	}
+	if err := c.Validate(); err != nil {
+		return Config{}, err
+	}
+	return c, nil
+}
+
+// explainTOML keeps the positions and key names of a TOML error and nothing of
+// the file's text, which may hold a password.
+func explainTOML(err error) error {
+	var strict *toml.StrictMissingError
+	if errors.As(err, &strict) {
+		var all []error
+		for _, e := range strict.Errors {
+			row, _ := e.Position()
+			all = append(all, fmt.Errorf("line %d: unknown key %q", row, strings.Join(e.Key(), ".")))
+		}
+		return errors.Join(all...)
+	}
+	if errors.Is(err, errURLs) { // go-toml gives no position for these
+		return errURLs
+	}
+	var bad *toml.DecodeError
+	if errors.As(err, &bad) {
+		row, col := bad.Position()
+		if key := bad.Key(); len(key) > 0 {
+			return fmt.Errorf("line %d, column %d: key %q has a value of the wrong kind", row, col, strings.Join(key, "."))
+		}
+		return fmt.Errorf("line %d, column %d: not valid TOML, or a value of the wrong kind", row, col)
+	}
+	return errors.New("not valid TOML")
+}
+
+// Validate names every key that is wrong, all in one error. It reads no file.
+func (c Config) Validate() error {
+	var errs []error
+	bad := func(key, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("%s: %s", key, fmt.Sprintf(format, args...)))
+	}
+	if c.Agent.DeviceID == "" {
+		bad("agent.device_id", "missing: give the id of this device, for example \"vm-device-00\"")
+	} else if err := command.CheckDeviceID(c.Agent.DeviceID); err != nil {
+		bad("agent.device_id", "%v", err)
+	}
+	if err := checkLabels(c.Agent.Labels); err != nil {
+		bad("agent.labels", "%v", err)
+	}
+	if n := c.Agent.MaxConcurrent; n < 0 || n > 1<<16 {
+		bad("agent.max_concurrent", "%d is not between 1 and %d", n, 1<<16)
+	}
+	if n := c.Agent.AuditMaxBytes; n != 0 && (n < minAuditBytes || n > maxAuditBytes) {
+		bad("agent.audit_max_bytes", "%d is not between %d and %d", n, minAuditBytes, maxAuditBytes)
+	}
+	if c.Agent.StopTimeout < 0 {
+		bad("agent.stop_timeout", "is negative")
+	}
+	for _, u := range c.NATS.URL {
+		if _, err := natsconn.CheckURL(u, c.NATS.TLS.CA != "", true, c.NATS.Insecure); err != nil {
+			bad("nats.url", "%v", err)
+		}
+	}
+	if (c.NATS.TLS.Cert == "") != (c.NATS.TLS.Key == "") {
+		bad("nats.tls", "cert and key go together")
+	}
+	if strings.ContainsAny(c.Accounts.Ops, ".*> \t\r\n") {
+		bad("accounts.ops", "%q is not the name of an account", c.Accounts.Ops)
+	}
+	if err := c.Credentials.Validate(); err != nil {
+		errs = append(errs, err)
+	}
+	if !slices.Contains([]string{"", "debug", "info", "warn", "error"}, c.Log.Level) {
+		bad("log.level", "%q is not debug, info, warn or error", c.Log.Level)
+	}
+	if !slices.Contains([]string{"", "text", "json"}, c.Log.Format) {
+		bad("log.format", "%q is not text or json", c.Log.Format)
+	}
+	return errors.Join(errs...)
+}
+
+// Bounds of agent.audit_max_bytes: enough for a handful of records, and no more
+// than a small device's disk bears.
+const (
+	minAuditBytes = 64 << 10
+	maxAuditBytes = 1 << 30
+)
+
+// Options are those of the agent that c describes, with log as its logger.
+func (c Config) Options(log *slog.Logger) (Options, error) {
+	c.Credentials.Logger = log
+	source, err := credentials.New(c.Credentials)
+	if err != nil {
+		return Options{}, err
+	}
+	o := Options{
+		DeviceID: c.Agent.DeviceID, Labels: c.Agent.Labels, StateDir: DefaultStateDir,
+		NATS: natsconn.Config{
+			URLs: c.NATS.URL, TLS: c.NATS.TLS, Insecure: c.NATS.Insecure, Credentials: source,
+		},
+		OpsAccount:     c.Accounts.Ops,
+		RuntimeEnabled: c.Agent.RuntimeEnabled == nil || *c.Agent.RuntimeEnabled,
+		RuntimeSocket:  c.Runtime.Socket,
+		MaxConcurrent:  c.Agent.MaxConcurrent,
+		AuditMaxBytes:  c.Agent.AuditMaxBytes,
+		DrainTimeout:   time.Duration(c.Agent.StopTimeout),
+		Logger:         log,
+	}
+	if c.Agent.StateDir != nil {
+		o.StateDir = *c.Agent.StateDir
+	}
+	return o, nil
+}

@@ -1,0 +1,208 @@
+package agent
+
+import (
+	"container/list"
+	"sync"
+	"time"
+
+	"github.com/harmony-fleet/fleet/command"
+)
+
+// table makes a request id run at most once. Its key is the verified caller and
+// the request id; verb and payload digest must be the same each time.
+//
+// Requests that change something stay until well after their deadline, when a
+// copy of the command would be refused as expired anyway, and are never pushed
+// out: a full table answers busy. The others change nothing and are kept as long
+// as there is room.
+//
+// The table is in memory. A verb that changes something may be served only with
+// its key on disk before the process starts, so that a restart does not forget
+// it: begin and finish are the two places to write, openState the one to read.
+type table struct {
+	maxLasting int
+	maxPassing int
+	maxBytes   int // of replies of lasting requests
+
+	mu      sync.Mutex
+	entries map[requestKey]*entry // nil until first use: most agents are idle
+	passing list.List             // of *entry, the latest in front
+	lasting int
+	bytes   int
+	oldest  time.Time // no lasting entry ends before this
+}
+
+const (
+	defaultPassing  = 256
+	defaultMaxBytes = 16 << 20
+	// keptBeyond is how long a request id outlives its deadline. It covers the
+	// spread between bounds of broker time that were taken at different moments.
+	keptBeyond = time.Minute
+)
+
+type requestKey struct{ uid, id string }
+
+type entry struct {
+	key    requestKey
+	verb   command.Verb
+	digest string
+	ends   time.Time     // lasting entries: when it may be forgotten
+	place  *list.Element // passing entries
+
+	finished bool
+	reply    reply
+}
+
+// reply is what was answered first.
+type reply struct {
+	data []byte
+	err  *command.Error // nil: data is the verb's reply object
+}
+
+func (r reply) size() int {
+	if r.err != nil {
+		return len(r.err.Message)
+	}
+	return len(r.data)
+}
+
+// begin takes a request in. Exactly one of its results is set: a new entry that
+// the caller runs and ends with finish or forget, the first reply of one that
+// has finished, or a refusal.
+func (t *table) begin(key requestKey, verb command.Verb, digest string, now, deadline time.Time) (*entry, *reply, *command.Error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if e := t.entries[key]; e != nil {
+		switch {
+		case e.verb != verb || e.digest != digest:
+			return nil, nil, command.NewError(command.KindBadRequest,
+				"request id %s was used for another command by the same caller; make a new id for each command", key.id)
+		case !e.finished:
+			return nil, nil, command.NewError(command.KindDuplicate, "the same request is running")
+		}
+		return nil, &e.reply, nil
+	}
+	e := &entry{key: key, verb: verb, digest: digest}
+	if verb.Changes() {
+		t.sweep(now)
+		if t.lasting >= t.maxLasting || t.bytes >= t.maxBytes {
+			return nil, nil, command.NewError(command.KindBusy,
+				"too many request ids are remembered (%d); try again when the deadlines of earlier commands have passed", t.lasting)
+		}
+		e.ends = deadline.Add(keptBeyond)
+		t.lasting++
+		if t.lasting == 1 || e.ends.Before(t.oldest) {
+			t.oldest = e.ends
+		}
+	} else {
+		e.place = t.passing.PushFront(e)
+		if t.passing.Len() > t.maxPassing {
+			t.drop(t.passing.Back().Value.(*entry))
+		}
+	}
+	if t.entries == nil {
+		t.entries = make(map[requestKey]*entry)
+	}
+	t.entries[key] = e
+	return e, nil, nil
+}
+
+// finish keeps the reply for whoever asks again.
+func (t *table) finish(e *entry, r reply) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if e.finished || t.entries[e.key] != e {
+		return
+	}
+	e.finished, e.reply = true, r
+	if e.place == nil {
+		t.bytes += r.size()
+	}
+}
+
+// forget takes out a request that did not run.
+func (t *table) forget(e *entry) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.entries[e.key] == e {
+		t.drop(e)
+	}
+}
+
+// sweep drops lasting entries whose time has come. It looks at all of them only
+// when there is something to find.
+func (t *table) sweep(now time.Time) {
+	if t.lasting == 0 || now.Before(t.oldest) {
+		return
+	}
+	t.oldest = time.Time{}
+	for _, e := range t.entries {
+		switch {
+		case e.place != nil:
+		case e.finished && !now.Before(e.ends):
+			t.drop(e)
+		case t.oldest.IsZero() || e.ends.Before(t.oldest):
+			t.oldest = e.ends
+		}
+	}
+}
+
+func (t *table) drop(e *entry) {
+	delete(t.entries, e.key)
+	if e.place != nil {
+		t.passing.Remove(e.place)
+		return
+	}
+	t.lasting--
+	t.bytes -= e.reply.size()
+}
+
+// overlap drops the second copy of a command while two connections of the agent
+// take commands. Both copies carry the same reply subject, which the server made
+// for that one request.
+type overlap struct {
+	mu    sync.Mutex
+	holds int
+	// Two generations bound the memory; each is far longer than the copies are
+	// apart.
+	young, old map[string]struct{}
+}
+
+const overlapGeneration = 32768
+
+func (o *overlap) hold() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.holds++
+}
+
+func (o *overlap) release() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.holds--; o.holds == 0 {
+		o.young, o.old = nil, nil
+	}
+}
+
+// first tells whether reply is seen for the first time.
+func (o *overlap) first(reply string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.holds == 0 || reply == "" {
+		return true
+	}
+	if _, seen := o.young[reply]; seen {
+		return false
+	}
+	if _, seen := o.old[reply]; seen {
+		return false
+	}
+	if len(o.young) >= overlapGeneration {
+		o.young, o.old = nil, o.young
+	}
+	if o.young == nil {
+		o.young = make(map[string]struct{})
+	}
+	o.young[reply] = struct{}{}
+	return true
+}

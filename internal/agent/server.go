@@ -1,0 +1,422 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/harmony-fleet/fleet/command"
+	"github.com/harmony-fleet/fleet/internal/brokertime"
+)
+
+// server answers commands. It does not know connections beyond the message that
+// came in on one.
+type server struct {
+	device   string
+	instance string
+	protocol int
+	// earlier tells whether instance was an earlier run of this same agent.
+	earlier  func(instance string) bool
+	clock    *brokertime.Clock
+	now      func() time.Time // broker time or, until it is known, the device's
+	log      *slog.Logger
+	guard    guard
+	overlap  overlap
+	table    table
+	audit    *auditor
+	handlers map[command.Verb]Handler
+	slots    chan struct{}
+	// clash is told of a command for another agent with this device id.
+	clash func(instance string)
+
+	served, refused atomic.Uint64
+}
+
+// call is one command on its way.
+type call struct {
+	msg     *nats.Msg
+	link    *link
+	start   time.Time // monotonic
+	arrived time.Time // broker time
+	target  command.Target
+	caller  command.AuditCaller
+	header  command.RequestHeader
+	digest  string
+	entry   *entry // nil where the request has no id
+	handler Handler
+}
+
+// answer is how a command ends.
+type answer struct {
+	reply
+	replayed bool
+	silent   bool   // no reply is sent
+	reason   string // for the audit record and the log; default: the error's message
+}
+
+func refuse(e *command.Error) *answer { return &answer{reply: reply{err: e}} }
+
+func refuseWith(kind command.Kind, format string, args ...any) *answer {
+	return refuse(command.NewError(kind, format, args...))
+}
+
+// handle is the callback of a connection's command subscription.
+func (s *server) handle(l *link, msg *nats.Msg) {
+	if !s.overlap.first(msg.Reply) {
+		return
+	}
+	c := &call{msg: msg, link: l, start: time.Now(), arrived: s.now()}
+	defer func() {
+		if p := recover(); p != nil {
+			s.finish(c, s.panicked(c, p))
+		}
+	}()
+	target, refused := s.authenticate(c)
+	if refused != nil {
+		s.finish(c, refused)
+		return
+	}
+	if target.Verb == "" {
+		// Control of a session. There is none to control, and no reply to give.
+		s.log.Debug("control of an unknown session", "caller", c.caller.User, "op", target.Op)
+		return
+	}
+	if refused := s.accept(c); refused != nil {
+		s.finish(c, refused)
+		return
+	}
+	if _, ok := c.handler.(inline); ok {
+		s.finish(c, s.run(l.handling, c))
+		return
+	}
+	select {
+	case s.slots <- struct{}{}:
+	default:
+		s.finish(c, s.withdraw(c, command.NewError(command.KindBusy,
+			"%d commands are running on this device; try again", cap(s.slots))))
+		return
+	}
+	l.inflight.Go(func() {
+		defer func() { <-s.slots }()
+		s.finish(c, s.run(l.handling, c))
+	})
+}
+
+// authenticate is the identity guard: who asked, whether this device was meant,
+// and whether an answer can do harm.
+func (s *server) authenticate(c *call) (command.Target, *answer) {
+	deny := func(reason string) (command.Target, *answer) {
+		a := refuseWith(command.KindDenied, "this device takes commands only from verified callers of the operators' account")
+		a.reason = reason
+		// Only a reply subject that the server made for an import is safe to publish
+		// on; any other may be a stream's, or another device's.
+		a.silent = !strings.HasPrefix(c.msg.Reply, importReply)
+		return c.target, a
+	}
+	target, subjectErr := command.ParseSubject(c.msg.Subject)
+	c.target = target
+	if subjectErr != nil {
+		// The subject stays out of log and audit: it may hold a session's id.
+		c.target.Verb = malformedVerb
+	}
+	caller, refusal := s.guard.identify(c.msg.Header)
+	c.caller = caller
+	switch {
+	case refusal != "":
+		return deny(refusal)
+	case !strings.HasPrefix(c.msg.Subject, command.Subject(s.device, "")):
+		return deny("the subject is another device's")
+	case subjectErr == nil && target.Verb == "":
+		return target, nil
+	case c.msg.Reply == "":
+		return deny("the command has no reply subject")
+	case !strings.HasPrefix(c.msg.Reply, importReply):
+		return deny("the reply subject was not made by the server for an import")
+	case subjectErr != nil:
+		return target, refuseWith(command.KindBadRequest, "the subject is neither %s<verb> nor that of a session", command.Subject(s.device, ""))
+	}
+	return target, nil
+}
+
+// malformedVerb stands in audit for the verb of a subject that does not parse.
+const malformedVerb command.Verb = "malformed"
+
+// accept checks everything that comes before a slot is taken. Afterwards the
+// request id, if any, is in the table.
+func (s *server) accept(c *call) *answer {
+	verb := c.target.Verb
+	changes := verb.Changes()
+	header, err := command.ReadRequestHeader(c.msg.Header)
+	if err != nil {
+		return refuse(asCommandError(err))
+	}
+	c.header = header
+	// Before anything that this agent could answer: the one that is meant may run
+	// the command while this one says that it was refused.
+	if changes && header.Instance != "" && header.Instance != s.instance {
+		return s.otherInstance(c)
+	}
+	if err := command.CheckProtocol(s.protocol, header.Protocol); err != nil {
+		return refuse(asCommandError(err))
+	}
+	if n := len(c.msg.Data); n > command.MaxDocument {
+		return refuseWith(command.KindBadRequest, "the payload has %d bytes, more than the %d allowed", n, command.MaxDocument)
+	}
+	c.handler = s.handlers[verb]
+	switch {
+	case !verb.Known():
+		return refuseWith(command.KindUnsupportedVerb, "this agent does not know the verb %.64q; it knows %v", verb, command.Verbs())
+	case c.handler == nil:
+		return refuseWith(command.KindUnsupportedVerb, "the verb %s is known, but this version of the agent does not serve it yet; update the agent", verb)
+	}
+	if changes {
+		if missing := s.missing(c); missing != nil {
+			return missing
+		}
+	}
+	if refused := s.checkDeadline(c, changes); refused != nil {
+		return refused
+	}
+	if header.RequestID == "" {
+		return nil
+	}
+	c.digest = command.PayloadDigest(c.msg.Data)
+	e, first, refusal := s.table.begin(requestKey{c.caller.UID, header.RequestID}, verb, c.digest, c.arrived, header.Deadline)
+	switch {
+	case refusal != nil:
+		return refuse(refusal)
+	case first != nil:
+		return &answer{reply: *first, replayed: true}
+	}
+	c.entry = e
+	if changes && !s.audit.room() {
+		return s.withdraw(c, command.NewError(command.KindBusy,
+			"this device cannot record the command: its audit spool is full or cannot be written; try again when the broker has taken the records"))
+	}
+	return nil
+}
+
+// missing refuses a command that changes something and lacks what makes it safe.
+func (s *server) missing(c *call) *answer {
+	verb, header := c.target.Verb, c.header
+	switch {
+	case header.RequestID == "":
+		return refuseWith(command.KindBadRequest, "%s needs a request id in the header %s", verb, command.HeaderRequestID)
+	case header.Deadline.IsZero():
+		return refuseWith(command.KindBadRequest, "%s needs a deadline in the header %s", verb, command.HeaderDeadline)
+	case header.Instance == "":
+		return refuseWith(command.KindBadRequest, "%s needs the agent's instance, from its last status, in the header %s", verb, command.HeaderInstance)
+	}
+	return nil
+}
+
+// otherInstance ends a command that is meant for another agent with this device
+// id: silently, since that one answers. An earlier run of this same agent does
+// not answer any more, so the caller is told.
+func (s *server) otherInstance(c *call) *answer {
+	if s.earlier(c.header.Instance) {
+		return refuseWith(command.KindBadRequest, "the agent has restarted since the caller read its status; read the status again before repeating the command")
+	}
+	s.clash(c.header.Instance)
+	a := refuseWith(command.KindBadRequest, "the command is for another agent with this device id")
+	a.silent = true
+	a.reason = "the command names another instance"
+	return a
+}
+
+// checkDeadline refuses what is too late, or too far ahead to be kept in mind.
+// Verbs that change nothing need no deadline, and no time to check it by.
+func (s *server) checkDeadline(c *call, changes bool) *answer {
+	if c.header.Deadline.IsZero() {
+		return nil
+	}
+	now, known := s.clock.Latest()
+	switch {
+	case !known && changes:
+		return refuseWith(command.KindBusy, "this device does not know the time yet; try again")
+	case !known:
+		return nil
+	case !now.Before(c.header.Deadline):
+		return refuse(s.expired(c, now))
+	case c.header.Deadline.Sub(now) > command.MaxDeadline:
+		return refuseWith(command.KindBadRequest, "the deadline is %v ahead, more than the %v allowed",
+			c.header.Deadline.Sub(now).Round(time.Second), command.MaxDeadline)
+	}
+	return nil
+}
+
+func (s *server) expired(c *call, now time.Time) *command.Error {
+	return command.NewError(command.KindExpired, "the deadline passed %v before the device could start; nothing ran",
+		now.Sub(c.header.Deadline).Round(time.Microsecond))
+}
+
+// stillValid is [Request.StillValid].
+func (s *server) stillValid(c *call) error {
+	if c.header.Deadline.IsZero() {
+		return nil
+	}
+	now, known := s.clock.Latest()
+	switch {
+	case !known: // only where the verb changes nothing
+		return nil
+	case !now.Before(c.header.Deadline):
+		return s.expired(c, now)
+	}
+	return nil
+}
+
+// withdraw ends a command that did not run, so that its request id can be used
+// again.
+func (s *server) withdraw(c *call, e *command.Error) *answer {
+	if c.entry != nil {
+		s.table.forget(c.entry)
+		c.entry = nil
+	}
+	return refuse(e)
+}
+
+// run calls the handler.
+func (s *server) run(ctx context.Context, c *call) (a *answer) {
+	defer func() {
+		if p := recover(); p != nil {
+			a = s.panicked(c, p)
+		}
+	}()
+	req := &Request{
+		Verb: c.target.Verb, Caller: c.caller, Header: c.header, Payload: c.msg.Data, Arrived: c.arrived,
+		stillValid: func() error { return s.stillValid(c) },
+	}
+	if c.target.Verb.Changes() {
+		if err := req.StillValid(); err != nil {
+			return refuse(asCommandError(err))
+		}
+	}
+	result, err := c.handler.Handle(ctx, req)
+	if err != nil {
+		return s.failed(c, err)
+	}
+	data, err := json.Marshal(result)
+	switch {
+	case err != nil:
+		return s.failed(c, fmt.Errorf("encode the reply: %w", err))
+	case len(data) > command.MaxDocument:
+		return s.failed(c, fmt.Errorf("the reply has %d bytes, more than the %d allowed", len(data), command.MaxDocument))
+	}
+	return &answer{reply: reply{data: data}}
+}
+
+// failed answers a handler's error. The text of one that was not made for the
+// caller stays in the log.
+func (s *server) failed(c *call, err error) *answer {
+	var e *command.Error
+	if errors.As(err, &e) && e.Kind != "" {
+		return refuse(e)
+	}
+	s.log.Error("a command failed", "verb", c.target.Verb, "request_id", c.header.RequestID, "error", err)
+	return refuseWith(command.KindInternal, "the agent failed to serve %s; its log says why", c.target.Verb)
+}
+
+func (s *server) panicked(c *call, p any) *answer {
+	s.log.Error("a handler panicked", "verb", c.target.Verb, "request_id", c.header.RequestID,
+		"panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+	return refuseWith(command.KindInternal, "the agent failed to serve %s; its log says why", c.target.Verb)
+}
+
+// finish keeps the answer for repetitions, records the command, and replies, in
+// this order: who has the reply finds the rest done.
+func (s *server) finish(c *call, a *answer) {
+	if a.err != nil {
+		e := *a.err // the table shares it between replies
+		e.RequestID = c.header.RequestID
+		a.err = &e
+	}
+	if c.entry != nil {
+		s.table.finish(c.entry, a.reply)
+	}
+	s.record(c, a)
+	if a.err != nil {
+		s.refused.Add(1)
+	} else {
+		s.served.Add(1)
+	}
+	s.logAnswer(c, a)
+	if a.silent {
+		return
+	}
+	out := &nats.Msg{Data: a.data}
+	if a.err != nil || a.replayed {
+		out.Header = nats.Header{}
+	}
+	if a.err != nil {
+		out.Data = command.EncodeError(out.Header, a.err)
+	}
+	if a.replayed {
+		out.Header[command.HeaderReplayed] = []string{"true"}
+	}
+	// On the connection on which the command came: the right to reply is that
+	// connection's.
+	if err := c.msg.RespondMsg(out); err != nil {
+		s.log.Warn("a reply could not be sent", "verb", c.target.Verb, "request_id", c.header.RequestID, "error", err)
+	}
+}
+
+func (s *server) record(c *call, a *answer) {
+	if c.digest == "" {
+		c.digest = command.PayloadDigest(c.msg.Data)
+	}
+	rec := &command.AuditRecord{
+		Time: c.arrived, Verb: c.target.Verb, Event: command.AuditCommand, Caller: c.caller,
+		RequestID: c.header.RequestID, PayloadSHA256: c.digest,
+		Outcome: command.OutcomeOK, Replayed: a.replayed, DurationUS: time.Since(c.start).Microseconds(),
+	}
+	if c.target.Session != "" {
+		rec.Session = command.SessionDigest(c.target.Session)
+	}
+	if a.err != nil {
+		rec.Outcome, rec.Kind, rec.Reason = a.err.Outcome, a.err.Kind, a.reason
+		if rec.Reason == "" {
+			rec.Reason = a.err.Message
+		}
+	}
+	s.audit.record(rec, c.target.Verb.Changes())
+}
+
+func (s *server) logAnswer(c *call, a *answer) {
+	level := slog.LevelDebug
+	message := "command"
+	var kind command.Kind
+	reason := a.reason
+	if a.err != nil {
+		kind = a.err.Kind
+		if reason == "" {
+			reason = a.err.Message
+		}
+		if kind == command.KindDenied || a.silent {
+			level, message = slog.LevelWarn, "command denied"
+		}
+	}
+	if !s.log.Enabled(context.Background(), level) {
+		return
+	}
+	s.log.Log(context.Background(), level, message, "verb", cut(string(c.target.Verb), 64), "caller", cut(c.caller.User, maxAuditUser),
+		"request_id", c.header.RequestID, "kind", kind, "reason", reason, "replayed", a.replayed, "duration", time.Since(c.start))
+}
+
+func asCommandError(err error) *command.Error {
+	var e *command.Error
+	if errors.As(err, &e) {
+		if e.Kind == "" {
+			return command.NewError(command.KindBadRequest, "%s", e.Message)
+		}
+		return e
+	}
+	return command.NewError(command.KindBadRequest, "%v", err)
+}

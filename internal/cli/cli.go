@@ -1,0 +1,126 @@
+// Package cli is the `fleet` command: one file per sub-command, each with a
+// private struct that holds its flags and a method that acts.
+//
+//	os.Exit(cli.Main(ctx, os.Args[1:], os.Stdout, os.Stderr))
+//
+// Results go to stdout, as text or as one JSON object per line; errors and
+// progress go to stderr. How a command ended is its exit code, the table of
+// docs/cli.md. How to connect is settled in conn.go: flags, then environment,
+// then the context file that `fleet up` writes (contextfile.go). What a client
+// knows of a command and no device can, such as that a device was offline, is
+// kept in a log of the user's own (commandlog.go).
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/harmony-fleet/fleet/command"
+)
+
+// app is what the commands of one invocation share.
+type app struct {
+	stdout, stderr io.Writer
+	getenv         func(string) string
+
+	flags   connFlags
+	output  string        // text or json
+	timeout time.Duration // of one command to one device, and of a connection
+	verbose bool
+
+	started bool // the command line was understood
+	log     *slog.Logger
+}
+
+// Main runs one command line and gives its exit code. It ends, with whatever
+// it started, when ctx does.
+func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	a := &app{stdout: stdout, stderr: stderr, getenv: os.Getenv}
+	root := a.root()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	if !a.started {
+		err = usageError{err}
+	}
+	a.report(err)
+	return exitCode(err)
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "fleet",
+		Short: "Ask devices to do something now, and learn exactly what happened",
+		Long: `Harmony Fleet is a command plane for fleets of devices.
+
+  fleet up                      run a whole fleet on this machine
+  fleet ping vm-device-00       in another terminal: is it there?
+
+How to connect is taken from flags, then from FLEET_SERVER, FLEET_TOKEN, FLEET_USER and
+FLEET_PASSWORD, then from the context file that fleet up writes.`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		// Without a command of its own, help; with something else, an error.
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			if err := a.checkGlobal(); err != nil {
+				return err
+			}
+			a.started = true
+			return nil
+		},
+	}
+	root.CompletionOptions.HiddenDefaultCmd = true
+	f := root.PersistentFlags()
+	a.flags.register(f)
+	f.StringVarP(&a.output, "output", "o", "text", "`format` of results: text, or json (one object per line on stdout)")
+	f.DurationVar(&a.timeout, "timeout", 5*time.Second, "how long to wait for a device or a connection")
+	f.BoolVarP(&a.verbose, "verbose", "v", false, "log what happens to stderr")
+	root.AddCommand(commands(a)...)
+	return root
+}
+
+// commands are the sub-commands in the order in which a person meets them.
+func commands(a *app) []*cobra.Command {
+	return []*cobra.Command{
+		newUpCommand(a),
+		newPingCommand(a),
+		newDevicesCommand(a),
+		newAuditCommand(a),
+		newLabelCommand(a),
+		newProvisionCommand(a),
+		newBenchCommand(a),
+		newVersionCommand(a),
+	}
+}
+
+func (a *app) checkGlobal() error {
+	if a.output != "text" && a.output != "json" {
+		return errors.New(`--output is "text" or "json"`)
+	}
+	if a.timeout <= 0 || a.timeout > command.MaxDeadline {
+		return fmt.Errorf("--timeout must be more than 0 and at most %v, for example 5s", command.MaxDeadline)
+	}
+	level := slog.LevelWarn
+	if a.verbose {
+		level = slog.LevelDebug
+	}
+	a.log = slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: level}))
+	// Libraries that log by themselves write here.
+	slog.SetDefault(a.log)
+	return nil
+}
+
+func (a *app) json() bool { return a.output == "json" }

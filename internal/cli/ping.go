@@ -1,0 +1,175 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/harmony-fleet/fleet/client"
+	"github.com/harmony-fleet/fleet/command"
+)
+
+type pingCommand struct {
+	app      *app
+	all      bool
+	selector []string
+}
+
+func newPingCommand(a *app) *cobra.Command {
+	p := &pingCommand{app: a}
+	cmd := &cobra.Command{
+		Use:   "ping DEVICE... | --all | -l k=v",
+		Short: "Ask devices whether they are there",
+		Long: `Pings devices and prints what became of each as it comes. The exit code is the largest of
+theirs: 0 ok, 3 offline, 4 no answer in time, 5 denied (all of them: docs/cli.md).`,
+		RunE: func(cmd *cobra.Command, args []string) error { return p.run(cmd.Context(), args) },
+	}
+	f := cmd.Flags()
+	f.BoolVar(&p.all, "all", false, "every device that ever reported")
+	f.StringArrayVarP(&p.selector, "selector", "l", nil, "devices whose labels match `k=v,k2=v2`")
+	return cmd
+}
+
+func (p *pingCommand) run(ctx context.Context, devices []string) error {
+	ways := 0
+	for _, chosen := range []bool{len(devices) > 0, p.all, len(p.selector) > 0} {
+		if chosen {
+			ways++
+		}
+	}
+	if ways != 1 {
+		return usageError{errors.New("say which devices: their ids, --all, or -l k=v")}
+	}
+	selector, err := parseSelector(p.selector)
+	if err != nil {
+		return err
+	}
+	// Before anything is dialed: a bad id is bad without a broker too.
+	for _, id := range devices {
+		if err := command.CheckDeviceID(id); err != nil {
+			return err
+		}
+	}
+	c, s, done, err := p.app.client(ctx)
+	printer := p.app.newPingPrinter(s.server)
+	if err != nil {
+		return printer.none(devices, err)
+	}
+	defer done()
+	if len(devices) == 0 {
+		if devices, err = p.app.selectDevices(ctx, c, selector); err != nil {
+			return err
+		}
+	}
+	return printer.run(ctx, c, devices)
+}
+
+// pingPrinter prints results as they come and sums them up.
+type pingPrinter struct {
+	app    *app
+	server string
+	width  int // of the device column
+
+	outcomes map[command.Outcome]int
+	unseen   []commandLogEntry
+}
+
+func (a *app) newPingPrinter(server string) *pingPrinter {
+	return &pingPrinter{app: a, server: server, outcomes: map[command.Outcome]int{}}
+}
+
+// run pings devices. Its error has the exit code of the worst outcome.
+func (p *pingPrinter) run(ctx context.Context, c *client.Client, devices []string) error {
+	for _, d := range devices {
+		p.width = max(p.width, len(d))
+	}
+	defer func() { p.app.logCommands(p.unseen) }()
+	for r := range c.PingAll(ctx, devices, client.FanOut{Timeout: p.app.timeout}) {
+		if err := p.print(r); err != nil {
+			return err
+		}
+	}
+	return p.sum()
+}
+
+// none stands in for run where there is no connection: every device that was
+// named gets that outcome.
+func (p *pingPrinter) none(devices []string, err error) error {
+	outcome := outcomeOf(err)
+	if outcome == command.OutcomeRejected {
+		return err // nothing was tried
+	}
+	for _, d := range devices {
+		p.unseen = append(p.unseen, p.entry(&command.Error{Outcome: outcome, DeviceID: d, Message: messageOf(err)}))
+	}
+	p.app.logCommands(p.unseen)
+	if !p.app.json() || len(devices) == 0 {
+		return err
+	}
+	for _, d := range devices {
+		if err := p.app.writeJSON(result{DeviceID: d, Outcome: outcome, Message: messageOf(err)}); err != nil {
+			return err
+		}
+	}
+	return exitError{code: outcome.ExitCode(), summary: oneLine(err.Error())}
+}
+
+func (p *pingPrinter) entry(e *command.Error) commandLogEntry {
+	return commandLogEntry{
+		Time: time.Now().UTC(), Server: p.server, Verb: command.VerbPing,
+		DeviceID: e.DeviceID, RequestID: e.RequestID, Outcome: e.Outcome, Message: messageOf(e),
+	}
+}
+
+func (p *pingPrinter) print(r client.PingResult) error {
+	p.outcomes[r.Outcome()]++
+	if r.Err != nil && unseen(r.Err) {
+		p.unseen = append(p.unseen, p.entry(r.Err))
+	}
+	if p.app.json() {
+		line := result{DeviceID: r.Device, Outcome: r.Outcome()}
+		if r.Err != nil {
+			line.Message = messageOf(r.Err)
+		} else {
+			us := r.RTT.Microseconds()
+			line.RTT, line.Reply = &us, r.Reply
+		}
+		return p.app.writeJSON(line)
+	}
+	if r.Err != nil {
+		p.app.say(oneLine(r.Err.Error()))
+		return nil
+	}
+	line := fmt.Sprintf("%-*s  ok  %s  agent %s, up %s", p.width, r.Device, rtt(r.RTT), r.Reply.AgentVersion, age(time.Duration(r.Reply.UptimeS)*time.Second))
+	if r.Reply.Runtime != "" {
+		line += ", runtime " + string(r.Reply.Runtime)
+	}
+	_, err := fmt.Fprintln(p.app.stdout, clean(line))
+	return err
+}
+
+// sum is nil where all is ok, and otherwise has the largest exit code; with
+// several devices it says how many ended how.
+func (p *pingPrinter) sum() error {
+	code, total := 0, 0
+	var parts []string
+	for _, outcome := range slices.Sorted(maps.Keys(p.outcomes)) {
+		code = max(code, outcome.ExitCode())
+		total += p.outcomes[outcome]
+		parts = append(parts, fmt.Sprintf("%d %s", p.outcomes[outcome], outcome))
+	}
+	if code == 0 {
+		return nil
+	}
+	summary := ""
+	if total > 1 && !p.app.json() {
+		summary = fmt.Sprintf("%d devices: %s", total, strings.Join(parts, ", "))
+	}
+	return exitError{code: code, summary: summary}
+}
