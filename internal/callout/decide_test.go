@@ -63,12 +63,12 @@ func TestDecide(t *testing.T) {
 		reason  Reason
 	}{
 		{name: "viewer", claims: p1("fleet-viewer"), account: access.Ops},
-		{name: "deployer", claims: p1("fleet-deployer"), account: access.Data},
+		{name: "deployer", claims: p1("fleet-deployer"), account: access.Deploy},
 		{name: "controller", claims: p1("fleet-controller"), account: access.Data},
 		{name: "admin", claims: p1("fleet-admin"), account: access.Ops},
 		{name: "admin asks for data", claims: p1("fleet-admin"), field: "data", account: access.Data},
 		{name: "viewer and deployer", claims: p1("fleet-viewer", "fleet-deployer"), account: access.Ops},
-		{name: "viewer and deployer to data", claims: p1("fleet-viewer", "fleet-deployer"), field: "data", account: access.Data},
+		{name: "viewer and deployer to data", claims: p1("fleet-viewer", "fleet-deployer"), field: "data", account: access.Deploy},
 		{name: "viewer to data", claims: p1("fleet-viewer"), field: "data", reason: ReasonWrongAccount},
 		{name: "deployer to ops", claims: p1("fleet-deployer"), field: "ops", reason: ReasonWrongAccount},
 		{name: "person to fleet", claims: p1("fleet-admin"), field: "fleet", reason: ReasonWrongAccount},
@@ -95,7 +95,7 @@ func TestDecide(t *testing.T) {
 		{name: "roles array beside a project", claims: `"roles":["fleet-admin"]`, reason: ReasonNoRoles},
 		{name: "plain claim, opted in", claims: `"urn:zitadel:iam:org:project:roles":{"fleet-admin":{"o":"d"}}`, issuer: func(i *Issuer) { i.PlainRoles = true }, account: access.Ops},
 		{name: "plain claim, no project", claims: `"urn:zitadel:iam:org:project:roles":{"fleet-viewer":{"o":"d"}}`, issuer: noProject, account: access.Ops},
-		{name: "roles array, no project", claims: `"roles":["x","fleet-deployer",7]`, issuer: noProject, account: access.Data},
+		{name: "roles array, no project", claims: `"roles":["x","fleet-deployer",7]`, issuer: noProject, account: access.Deploy},
 		{name: "role in no organisation", claims: `"urn:zitadel:iam:org:project:p1:roles":{"fleet-admin":{}}`, reason: ReasonNoRoles},
 		{name: "claim of the wrong form", claims: `"urn:zitadel:iam:org:project:p1:roles":"fleet-admin"`, reason: ReasonNoRoles},
 		{name: "unknown roles", claims: p1("root", "Fleet-Admin", " fleet-admin"), reason: ReasonNoRoles},

@@ -26,8 +26,8 @@ func TestEveryoneLandsInTheRightAccount(t *testing.T) {
 		{"admin", "ops", "OPS", ""},
 		{"admin", "data", "DATA", ""},
 		{"viewer", "", "OPS", ""},
-		{"deployer", "", "DATA", ""},
-		{"deployer", "data", "DATA", ""},
+		{"deployer", "", "DEPLOY", ""},
+		{"deployer", "data", "DEPLOY", ""},
 		{"device-vm-1", "", "FLEET", "vm-1"},
 		{"device-vm-1", "fleet", "FLEET", "vm-1"},
 	}
