@@ -129,7 +129,9 @@ func (c *Client) Close() error {
 		c.mux.shut(fault(command.OutcomeFailed, ErrClosed, "not sent, or given up"))
 		_ = c.sub.Unsubscribe() // fails where the connection is closed, which is as good
 		unhook(c)
+		c.clock.mu.Lock() // no sync starts after this
 		c.cancel()
+		c.clock.mu.Unlock()
 	})
 	c.wg.Wait()
 	return nil

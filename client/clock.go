@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/harmony-fleet/fleet/internal/brokertime"
 )
 
@@ -23,9 +25,8 @@ type clock struct {
 
 	mu       sync.Mutex
 	syncing  chan struct{} // closed when the sync under way has ended; nil: none is
-	cancel   context.CancelCauseFunc
-	failedAt time.Time // zero: the last sync was good
-	err      error     // of the last sync
+	failedAt time.Time     // zero: the last sync was good
+	err      error         // of the last sync
 }
 
 // anchor is a broker time and when it was read. For a while the time is carried
@@ -77,20 +78,15 @@ func (c *Client) startSync() <-chan struct{} {
 		return nil
 	}
 	done := make(chan struct{})
-	ctx, cancel := context.WithCancelCause(c.ctx)
-	c.clock.syncing, c.clock.cancel = done, cancel
+	c.clock.syncing = done
 	c.wg.Go(func() {
 		defer close(done)
-		limited, release := context.WithTimeout(ctx, syncTimeout)
-		defer release()
-		_, err := c.clock.time.Sync(limited, c.nc)
-		if err != nil && context.Cause(ctx) != nil {
-			err = context.Cause(ctx)
-		}
-		cancel(nil)
+		ctx, cancel := context.WithTimeout(c.ctx, syncTimeout)
+		defer cancel()
+		_, err := c.clock.time.SyncBy(ctx, c.request)
 		c.clock.mu.Lock()
 		defer c.clock.mu.Unlock()
-		c.clock.syncing, c.clock.cancel, c.clock.err, c.clock.failedAt = nil, nil, err, time.Time{}
+		c.clock.syncing, c.clock.err, c.clock.failedAt = nil, err, time.Time{}
 		if err != nil {
 			c.clock.failedAt = time.Now()
 			c.log.DebugContext(c.ctx, "broker time cannot be had", "error", err)
@@ -99,23 +95,34 @@ func (c *Client) startSync() <-chan struct{} {
 	return done
 }
 
+// request sends a request without payload that is no command. Going through the
+// mux, it ends at once where the broker refuses it.
+func (c *Client) request(ctx context.Context, subject string) ([]byte, error) {
+	events := make(chan event, 1)
+	call := &call{subject: subject, to: events}
+	if err := c.publish(call, &nats.Msg{Subject: subject}); err != nil {
+		return nil, err
+	}
+	defer c.mux.drop(call)
+	select {
+	case e := <-events:
+		switch {
+		case e.err != nil:
+			return nil, e.err
+		case noResponders(e.msg.Header, e.msg.Data):
+			return nil, natsFault(nats.ErrNoResponders, "the broker does not answer there")
+		}
+		return e.msg.Data, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
 // syncSoon syncs a clock that has been synced before again.
 func (c *Client) syncSoon() {
 	if _, ok := c.clock.time.Age(); ok {
 		c.startSync()
 	}
-}
-
-// syncDenied ends a sync that the broker does not allow, and tells whether there
-// was one.
-func (c *Client) syncDenied(err error) bool {
-	c.clock.mu.Lock()
-	defer c.clock.mu.Unlock()
-	if c.clock.cancel == nil {
-		return false
-	}
-	c.clock.cancel(err)
-	return true
 }
 
 // clockError is why broker time cannot be had.

@@ -6,18 +6,18 @@
 //
 //	c, err := client.New(nc, client.Options{Logger: log})
 //	if err != nil { … }
-//	defer c.Close()
+//	defer func() { _ = c.Close() }()
 //
-//	pong, err := c.Ping(ctx, "vm-device-00")
+//	reply, err := c.Ping(ctx, "vm-device-00")
 //	switch {
 //	case errors.Is(err, client.ErrDeviceOffline): // nobody listens there; said at once
 //	case errors.Is(err, client.ErrTimeout):       // somebody listens and did not answer
 //	case err != nil: …
 //	}
-//	fmt.Println(pong.Reply.AgentVersion, pong.RTT)
+//	fmt.Println(reply.AgentVersion)
 //
-//	for r := range c.PingAll(ctx, devices) { // as they come, one result per device
-//		fmt.Println(r.DeviceID, r.Outcome())
+//	for r := range c.PingAll(ctx, devices, client.FanOut{}) { // as they come, one result per device
+//		fmt.Println(r.Device, r.Outcome(), r.RTT)
 //	}
 //
 // Every error of a command is a [*command.Error] with one outcome of a closed

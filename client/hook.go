@@ -11,7 +11,6 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/harmony-fleet/fleet/command"
-	"github.com/harmony-fleet/fleet/internal/access"
 )
 
 // The server tells of a permission violation on the connection, not in answer to
@@ -97,10 +96,8 @@ func (c *Client) onViolation(err error) bool {
 		return true
 	case subscription:
 		return false
-	case subject == access.UserInfo:
-		return c.syncDenied(err)
 	}
-	what := "read from there"
+	what := "publish on " + subject
 	if target, parseErr := command.ParseSubject(subject); parseErr == nil {
 		what = "send this command to this device"
 		if target.Verb != "" {

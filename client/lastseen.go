@@ -9,16 +9,17 @@ import (
 	"github.com/harmony-fleet/fleet/internal/access"
 )
 
-const (
-	// lookupTimeout bounds the look at what a device last reported. It makes an
-	// error more helpful and must not make it late.
-	lookupTimeout = 250 * time.Millisecond
-	// lookupAllTimeout is the same for many devices at once.
-	lookupAllTimeout = time.Second
-	// justUp is how long after a device subscribed the broker may still say that
-	// nobody listens: interest takes some milliseconds across routes.
-	justUp = 5 * time.Second
+// How long the look at what devices last reported may take: it makes an outcome
+// more helpful and must not make it late. Variables, because tests run on
+// machines that are busy with other things.
+var (
+	lookupTimeout    = 500 * time.Millisecond // with the pauses of retryDelays still less than a second
+	lookupAllTimeout = 2 * time.Second        // for many devices at once
 )
+
+// justUp is how long after a device subscribed the broker may still say that
+// nobody listens: interest takes some milliseconds across routes.
+const justUp = 5 * time.Second
 
 // retryDelays are the pauses before a device that came up just now is asked
 // again.

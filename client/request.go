@@ -154,6 +154,10 @@ func (c *Client) await(ctx context.Context, call *call, events <-chan event, tim
 	case <-ctx.Done():
 		err = contextFault(ctx, true)
 	case <-timer.C:
+		if ctx.Err() != nil {
+			err = contextFault(ctx, true)
+			break
+		}
 		err = fault(command.OutcomeTimeout, nil, "no reply within %v", round(time.Since(call.sent)))
 	}
 	if !c.mux.drop(call) {

@@ -79,17 +79,28 @@ var ErrNoTime = errors.New("the server's answer carries no time")
 // which needs the right to publish there), and tells who nc is for it. On error
 // the clock keeps what it had.
 func (c *Clock) Sync(ctx context.Context, nc *nats.Conn) (Identity, error) {
+	return c.SyncBy(ctx, func(ctx context.Context, subject string) ([]byte, error) {
+		msg, err := nc.RequestWithContext(ctx, subject, nil)
+		if err != nil {
+			// A missing right to publish there shows as a timeout: the server says so on
+			// the connection's error handler only.
+			return nil, err
+		}
+		return msg.Data, nil
+	})
+}
+
+// SyncBy is Sync for who has a way of their own to send a request.
+func (c *Clock) SyncBy(ctx context.Context, request func(ctx context.Context, subject string) ([]byte, error)) (Identity, error) {
 	ctx, cancel := context.WithTimeout(ctx, SyncTimeout)
 	defer cancel()
 	asked := c.monotonic()
-	msg, err := nc.RequestWithContext(ctx, access.UserInfo, nil)
+	data, err := request(ctx, access.UserInfo)
 	heard := c.monotonic()
 	if err != nil {
-		// A missing right to publish there shows as a timeout: the server says so on
-		// the connection's error handler only.
 		return Identity{}, fmt.Errorf("ask the broker for its time on %s: %w", access.UserInfo, err)
 	}
-	info, err := decodeUserInfo(msg.Data)
+	info, err := decodeUserInfo(data)
 	if err != nil {
 		return Identity{}, fmt.Errorf("ask the broker for its time: %w", err)
 	}

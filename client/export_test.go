@@ -1,0 +1,7 @@
+package client
+
+import "time"
+
+func init() {
+	lookupTimeout, lookupAllTimeout = time.Minute, time.Minute
+}
