@@ -100,7 +100,11 @@ func (a *auditor) publish(ctx context.Context) {
 		if l == nil || !l.nc.IsConnected() {
 			return // connected comes here again
 		}
-		err := a.publishBatch(ctx, l)
+		// A batch that went out is followed to its end, also at a stop: whoever asks
+		// again too soon finds less than is on its way, and sends it twice.
+		batch, cancel := outlive(ctx, lastFlush)
+		err := a.publishBatch(batch, l)
+		cancel()
 		if err == nil {
 			a.retry.reset()
 			continue

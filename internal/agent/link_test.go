@@ -50,6 +50,33 @@ func TestAnAgentThatNeverConnectedStopsAtOnce(t *testing.T) {
 	}
 }
 
+// TestAStopWhileAConnectionIsBeingOpenedLeavesNone is held by the leak check, too.
+func TestAStopWhileAConnectionIsBeingOpenedLeavesNone(t *testing.T) {
+	w := newWorld(t)
+	for i := range 40 {
+		o := w.options("d1")
+		o.StateDir = ""
+		o.RenewInterval, o.RenewOverlap = time.Millisecond, time.Millisecond
+		a := launch(t, o)
+		if i%2 == 0 {
+			a.awaitReady()
+		}
+		a.stop()
+	}
+	testwait.For(t, patience, "all connections closed", func() bool {
+		conns, err := w.srv.Connz(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range conns.Conns {
+			if strings.HasPrefix(c.Name, "fleet-agent") {
+				return false
+			}
+		}
+		return true
+	})
+}
+
 func TestAServerRestartIsSurvived(t *testing.T) {
 	w := newWorld(t)
 	start(t, w.options("d1"))

@@ -18,7 +18,10 @@ type loop struct {
 	*Agent
 	report  reporter
 	dialing bool
-	retry   backoff // between dials
+	// dialed brings the links that were opened. It has no buffer, so that none is
+	// left in it when the loop ends.
+	dialed chan event
+	retry  backoff // between dials
 
 	heartbeat, renew, resync, clash *time.Timer
 }
@@ -45,7 +48,7 @@ func newLoop(a *Agent) *loop {
 		return t
 	}
 	return &loop{
-		Agent: a, report: reporter{agent: a}, retry: backoff{least: a.opts.RetryMin, most: a.opts.RetryMax},
+		Agent: a, report: reporter{agent: a}, dialed: make(chan event), retry: backoff{least: a.opts.RetryMin, most: a.opts.RetryMax},
 		heartbeat: never(), renew: never(), resync: never(), clash: never(),
 	}
 }
@@ -63,6 +66,8 @@ func (p *loop) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case e := <-p.events:
+			p.take(ctx, e)
+		case e := <-p.dialed:
 			p.take(ctx, e)
 		case msg := <-p.notices:
 			p.notice(msg)
@@ -144,7 +149,7 @@ func (p *loop) dialAfter(ctx context.Context, wait time.Duration) {
 			e = event{kind: dialFailed, err: err}
 		}
 		select {
-		case p.events <- e:
+		case p.dialed <- e:
 		case <-p.ended:
 			if l != nil {
 				l.drain(ctx, p.opts.DrainTimeout, p.opts.DrainTimeout)

@@ -105,6 +105,16 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
+// outlive is a context that ends some time after ctx has ended.
+func outlive(ctx context.Context, grace time.Duration) (context.Context, context.CancelFunc) {
+	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		timer := time.AfterFunc(grace, cancel)
+		context.AfterFunc(longer, func() { timer.Stop() })
+	})
+	return longer, func() { stop(); cancel() }
+}
+
 // backoff gives waits that double from least to most, each with a jitter that
 // keeps a fleet from coming back all at once.
 type backoff struct {

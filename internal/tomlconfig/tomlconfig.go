@@ -1,0 +1,116 @@
+// Package tomlconfig is how every program of the fleet reads its TOML
+// configuration: an unknown key is an error, and no error quotes the file, which
+// may hold a password.
+//
+//	type Config struct {
+//		Timeout tomlconfig.Duration `toml:"timeout"`
+//		NATS    struct {
+//			URL tomlconfig.URLs `toml:"url"`
+//		} `toml:"nats"`
+//		Log tomlconfig.Log `toml:"log"`
+//	}
+//	cfg, err := tomlconfig.Decode[Config](raw)
+//	logger := cfg.Log.New(os.Stderr)
+package tomlconfig
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/pelletier/go-toml/v2"
+)
+
+// Decode reads a whole document into a T. Every unknown key is named with its
+// line; other faults have line and column, and the key where it is known. The
+// error of a type of this package is given as it is.
+func Decode[T any](raw []byte) (T, error) {
+	var into T
+	dec := toml.NewDecoder(bytes.NewReader(raw)).DisallowUnknownFields().EnableUnmarshalerInterface()
+	if err := dec.Decode(&into); err != nil {
+		var zero T
+		return zero, explain(err)
+	}
+	return into, nil
+}
+
+// explain keeps positions and key names of a TOML error and drops the library's
+// own text, which quotes the file.
+func explain(err error) error {
+	var strict *toml.StrictMissingError
+	if errors.As(err, &strict) {
+		var all []error
+		for _, e := range strict.Errors {
+			row, _ := e.Position()
+			all = append(all, fmt.Errorf("line %d: unknown key %q", row, strings.Join(e.Key(), ".")))
+		}
+		return errors.Join(all...)
+	}
+	// Looked for first: where a DecodeError is around them, it has no more to say
+	// than the position of the whole table.
+	for _, own := range []error{errDuration, errURLs} {
+		if errors.Is(err, own) {
+			return at(err, own)
+		}
+	}
+	return at(err, nil)
+}
+
+// at puts the position that err carries, if any, before what is wrong there.
+func at(err, what error) error {
+	var bad *toml.DecodeError
+	if !errors.As(err, &bad) {
+		if what != nil {
+			return what // go-toml gives no position for some of these
+		}
+		return errors.New("not valid TOML")
+	}
+	row, col := bad.Position()
+	key := strings.Join(bad.Key(), ".")
+	switch {
+	case what != nil && key != "":
+		return fmt.Errorf("line %d, column %d: key %q: %w", row, col, key, what)
+	case what != nil:
+		return fmt.Errorf("line %d, column %d: %w", row, col, what)
+	case key != "":
+		return fmt.Errorf("line %d, column %d: key %q has a value of the wrong kind", row, col, key)
+	}
+	return fmt.Errorf("line %d, column %d: not valid TOML, or a value of the wrong kind", row, col)
+}
+
+// Duration is written as Go writes it, for example "1.5s" or "12h".
+type Duration time.Duration
+
+var errDuration = errors.New(`not a duration: write "12h" or "90s"`)
+
+// UnmarshalText reads what [time.ParseDuration] reads.
+func (d *Duration) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
+	if err != nil {
+		return errDuration
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// URLs is one URL or a list of them. It does not check them.
+type URLs []string
+
+var errURLs = errors.New("not a URL or a list of URLs: want a string or a list of strings")
+
+// UnmarshalTOML takes a string or an array of strings.
+func (u *URLs) UnmarshalTOML(data []byte) error {
+	var one struct{ V string }
+	if err := toml.Unmarshal(append([]byte("V = "), data...), &one); err == nil {
+		*u = URLs{one.V}
+		return nil
+	}
+	var many struct{ V []string }
+	if err := toml.Unmarshal(append([]byte("V = "), data...), &many); err != nil {
+		return errURLs
+	}
+	*u = many.V
+	return nil
+}
