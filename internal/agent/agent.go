@@ -237,24 +237,7 @@ func (a *Agent) stop(ctx context.Context) {
 		l.close()
 	}
 	a.tasks.Wait()
-	a.closeUnclaimed(ctx)
 	a.log.Info("agent stopped")
-}
-
-// closeUnclaimed ends a connection whose opening was reported while the loop
-// ended: nobody else knows of it.
-func (a *Agent) closeUnclaimed(ctx context.Context) {
-	for {
-		select {
-		case e := <-a.events:
-			if e.kind == linkOpened {
-				e.link.drain(ctx, a.opts.DrainTimeout, a.opts.DrainTimeout)
-				e.link.close()
-			}
-		default:
-			return
-		}
-	}
 }
 
 // lastFlush bounds the attempt to publish audit records at a stop.
