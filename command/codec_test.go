@@ -27,6 +27,7 @@ func TestChangingRequestsMeanOneThing(t *testing.T) {
 		`{"argv":"ls"}`:                                             "cannot unmarshal",
 		`{"argv":["ls"]`:                                            "EOF",
 		"\ufeff{}":                                                  "want a JSON object",
+		`{"argv":` + strings.Repeat("[", 200_000):                   "nested deeper", // each level would keep a path of all above it
 		`{"argv":["` + strings.Repeat("x", MaxDocument) + `"]}`:     "more than the 524288 allowed",
 	} {
 		_, err := DecodeRequest[ExecRequest](VerbExec, []byte(payload))

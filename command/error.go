@@ -219,7 +219,7 @@ func DecodeError(h map[string][]string, data []byte) (e *Error, ok bool) {
 	if CheckRequestID(requestID) != nil {
 		requestID = ""
 	}
-	return &Error{Outcome: kind.Outcome(), Kind: kind, Message: cut(printable(reply.Error.Message)), RequestID: requestID}, true
+	return &Error{Outcome: kind.Outcome(), Kind: kind, Message: cut(Printable(reply.Error.Message)), RequestID: requestID}, true
 }
 
 // wellFormed tells whether k has the form of a kind: lower-case words and '_'.
@@ -235,9 +235,10 @@ func (k Kind) wellFormed() bool {
 	return true
 }
 
-// printable replaces control and format characters, which could rewrite a
-// terminal or reverse the reading direction of a line.
-func printable(s string) string {
+// Printable replaces the control and format characters of a string that came
+// from elsewhere with U+FFFD: they could rewrite a terminal, or reverse the
+// reading direction of a line. Newlines and tabs are among them.
+func Printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) || unicode.Is(unicode.Cf, r) {
 			return unicode.ReplacementChar

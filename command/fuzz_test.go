@@ -182,7 +182,7 @@ func FuzzDecodeError(f *testing.F) {
 	f.Add("x\r\n", []byte("{"))
 	f.Fuzz(func(t *testing.T, kind string, data []byte) {
 		e, ok := DecodeError(map[string][]string{HeaderError: {kind}}, data)
-		if !ok || e.Outcome == OutcomeOK || e.Outcome == "" || !e.Kind.wellFormed() || len(e.Message) > MaxMessage || printable(e.Message) != e.Message {
+		if !ok || e.Outcome == OutcomeOK || e.Outcome == "" || !e.Kind.wellFormed() || len(e.Message) > MaxMessage || Printable(e.Message) != e.Message {
 			t.Fatalf("%+v, %v", e, ok)
 		}
 		h := map[string][]string{}

@@ -68,6 +68,13 @@ const (
 	ConditionIDClash     = "IDClash"     // another agent uses this device id
 	ConditionDamagedFile = "DamagedFile" // a file of the state directory was set aside
 	ConditionAuditLost   = "AuditLost"   // audit records could not be kept
+
+	// ConditionDesiredStateInvalid: the last desired state could not be read; what
+	// ran before goes on.
+	ConditionDesiredStateInvalid = "DesiredStateInvalid"
+	// ConditionStatusTruncated: the status would be too large with every deployment
+	// in it.
+	ConditionStatusTruncated = "StatusTruncated"
 )
 
 // Condition is something about the device that is true or not.

@@ -18,10 +18,18 @@ func checkStrict(data []byte, t reflect.Type) error {
 	if !utf8.Valid(data) {
 		return errors.New("not valid UTF-8")
 	}
-	return checkValue(json.NewDecoder(bytes.NewReader(data)), t, "")
+	return checkValue(json.NewDecoder(bytes.NewReader(data)), t, "", 0)
 }
 
-func checkValue(dec *json.Decoder, t reflect.Type, path string) error {
+// maxDepth is how deep values may be nested in a request. The tokens of the
+// decoder have no such limit of their own, and each level costs stack and a path
+// as long as all levels above it.
+const maxDepth = 32
+
+func checkValue(dec *json.Decoder, t reflect.Type, path string, depth int) error {
+	if depth > maxDepth {
+		return fmt.Errorf("nested deeper than %d levels", maxDepth)
+	}
 	for t != nil && t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
@@ -31,14 +39,14 @@ func checkValue(dec *json.Decoder, t reflect.Type, path string) error {
 	}
 	switch token {
 	case json.Delim('{'):
-		return checkObject(dec, t, path)
+		return checkObject(dec, t, path, depth)
 	case json.Delim('['):
 		var elem reflect.Type
 		if t != nil && t.Kind() == reflect.Slice {
 			elem = t.Elem()
 		}
 		for dec.More() {
-			if err := checkValue(dec, elem, path+"[]"); err != nil {
+			if err := checkValue(dec, elem, path+"[]", depth+1); err != nil {
 				return err
 			}
 		}
@@ -48,7 +56,7 @@ func checkValue(dec *json.Decoder, t reflect.Type, path string) error {
 	return nil
 }
 
-func checkObject(dec *json.Decoder, t reflect.Type, path string) error {
+func checkObject(dec *json.Decoder, t reflect.Type, path string, depth int) error {
 	seen := map[string]bool{}
 	for dec.More() {
 		token, err := dec.Token()
@@ -72,7 +80,7 @@ func checkObject(dec *json.Decoder, t reflect.Type, path string) error {
 		case t != nil && t.Kind() == reflect.Map:
 			value = t.Elem()
 		}
-		if err := checkValue(dec, value, at); err != nil {
+		if err := checkValue(dec, value, at, depth+1); err != nil {
 			return err
 		}
 	}

@@ -58,6 +58,10 @@ func AuditSubject(device string, verb Verb) string {
 	return auditPrefix + "." + device + "." + string(AuditVerb(verb))
 }
 
+// AuditSubjects matches the audit records of a device, of all verbs:
+// "fleet.audit.vm-device-00.*".
+func AuditSubjects(device string) string { return auditPrefix + "." + device + ".*" }
+
 // DesiredStateSubject is the subject under which the desired state of a device
 // is stored: "$KV.desired-state.<device>".
 func DesiredStateSubject(device string) string {

@@ -15,13 +15,13 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
 	"github.com/harmony-fleet/fleet/internal/agent"
+	"github.com/harmony-fleet/fleet/internal/tomlconfig"
+	"github.com/harmony-fleet/fleet/internal/version"
 )
 
 const usage = `Usage: fleet-agent --config FILE [--check]
@@ -33,9 +33,6 @@ The agent of a Harmony Fleet device.
   --version       print the version and exit
   --help          print this and exit
 `
-
-// version is set by the linker; a plain go build or go install has the module's.
-var version string
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -63,7 +60,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case err != nil:
 		return wrong("%v", err)
 	case *showVersion:
-		fmt.Fprintln(stdout, "fleet-agent", versionText())
+		fmt.Fprintln(stdout, "fleet-agent", version.String())
 		return 0
 	case flags.NArg() > 0:
 		return wrong("unexpected argument %q", flags.Arg(0))
@@ -75,9 +72,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "fleet-agent:", err)
 		return 2
 	}
-	opts, err := cfg.Options(newLogger(cfg, stderr))
+	opts, err := cfg.Options(tomlconfig.Log(cfg.Log).New(stderr))
 	if err == nil {
-		opts.Version = versionText()
+		opts.Version = version.String()
 	}
 	var a *agent.Agent
 	if err == nil {
@@ -96,24 +93,4 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 1
 	}
 	return 0
-}
-
-func newLogger(cfg agent.Config, w io.Writer) *slog.Logger {
-	var level slog.Level                           // info
-	_ = level.UnmarshalText([]byte(cfg.Log.Level)) // checked by LoadConfig; empty is info
-	opts := &slog.HandlerOptions{Level: level}
-	if cfg.Log.Format == "json" {
-		return slog.New(slog.NewJSONHandler(w, opts))
-	}
-	return slog.New(slog.NewTextHandler(w, opts))
-}
-
-func versionText() string {
-	if version != "" {
-		return version
-	}
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "unknown"
 }

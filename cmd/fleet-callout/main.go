@@ -13,22 +13,20 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
 	"github.com/harmony-fleet/fleet/internal/callout"
+	"github.com/harmony-fleet/fleet/internal/version"
 )
-
-// version is set by the linker; a plain go build or go install has the module's.
-var version string
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
 }
 
 const usage = `fleet-callout --config FILE [--check]   serve, or only check the configuration
@@ -55,7 +53,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	switch {
 	case *showVersion:
-		fmt.Fprintln(stdout, "fleet-callout", versionText())
+		fmt.Fprintln(stdout, "fleet-callout", version.String())
 		return 0
 	case flags.NArg() > 0:
 		fmt.Fprintf(stderr, "fleet-callout: unexpected argument %q\n%s", flags.Arg(0), usage)
@@ -70,7 +68,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "fleet-callout:", err)
 		return 2
 	}
-	logger := newLogger(cfg, stderr)
+	logger := cfg.Log.New(stderr)
 	svc, err := callout.New(callout.Options{Config: cfg, Logger: logger})
 	if err != nil {
 		fmt.Fprintln(stderr, "fleet-callout:", err)
@@ -81,7 +79,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stdout, "%s is valid\nauth_callout.issuer: %s\nauth_callout.xkey: %s\n", *file, keys.Issuer, keys.XKey)
 		return 0
 	}
-	logger.Info("fleet-callout starts", "version", versionText(), "issuer_key", keys.Issuer, "xkey", keys.XKey)
+	logger.Info("fleet-callout starts", "version", version.String(), "issuer_key", keys.Issuer, "xkey", keys.XKey)
 	if err := svc.Run(ctx); err != nil {
 		logger.Error("fleet-callout ends", "error", err)
 		return 1
@@ -109,24 +107,4 @@ func keygen(args []string, stdout, stderr io.Writer) int {
 	}
 	fmt.Fprintf(stdout, "issuer = %q\nxkey = %q\n", keys.Issuer, keys.XKey)
 	return 0
-}
-
-func newLogger(cfg callout.Config, w io.Writer) *slog.Logger {
-	var level slog.Level
-	_ = level.UnmarshalText([]byte(cfg.LogLevel)) // validated by Load
-	opts := &slog.HandlerOptions{Level: level}
-	if cfg.LogFormat == "json" {
-		return slog.New(slog.NewJSONHandler(w, opts))
-	}
-	return slog.New(slog.NewTextHandler(w, opts))
-}
-
-func versionText() string {
-	if version != "" {
-		return version
-	}
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "unknown"
 }

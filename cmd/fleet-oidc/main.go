@@ -1,4 +1,4 @@
-// Fleet-oidc is a small real OIDC issuer that speaks as Zitadel does for
+// Command fleet-oidc is a small real OIDC issuer that speaks as Zitadel does for
 // machine users. It is a fixture for tests and demos, not for production.
 //
 //	fleet-oidc --config fleet-oidc.toml
@@ -18,10 +18,10 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
 	"github.com/harmony-fleet/fleet/internal/issuer"
+	"github.com/harmony-fleet/fleet/internal/version"
 )
 
 const usage = `Usage: fleet-oidc --config FILE
@@ -38,6 +38,7 @@ SIGHUP rotates the signing key.
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
 	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
@@ -57,7 +58,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "fleet-oidc: %v\n\n%s", err, usage)
 		return 2
 	case *showVersion:
-		fmt.Fprintln(stdout, "fleet-oidc", version())
+		fmt.Fprintln(stdout, "fleet-oidc", version.String())
 		return 0
 	case flags.NArg() > 0:
 		fmt.Fprintf(stderr, "fleet-oidc: unexpected argument %q\n\n%s", flags.Arg(0), usage)
@@ -82,12 +83,4 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 1
 	}
 	return 0
-}
-
-// version is the module's, as the Go tool recorded it.
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "(devel)"
 }

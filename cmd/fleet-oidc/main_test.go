@@ -78,7 +78,7 @@ func TestExitCodes(t *testing.T) {
 		{"unknown flag", []string{"--nope"}, 2, "", "Usage:"},
 		{"argument", []string{"--config", "x", "y"}, 2, "", `unexpected argument "y"`},
 		{"no file", []string{"--config", "/missing.toml"}, 2, "", "/missing.toml"},
-		{"unknown key", []string{"--config", config(t, "lisen = 'x'")}, 2, "", "unknown key lisen (line 1)"},
+		{"unknown key", []string{"--config", config(t, "lisen = 'x'")}, 2, "", `line 1: unknown key "lisen"`},
 		{"port in use", []string{"--config", config(t, "listen = '"+strings.TrimPrefix(url, "http://")+"'")}, 1, "", "choose another port"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -143,12 +143,12 @@ func (r Role) sessions() bool {
 // audits tells whether the role reads the audit stream.
 func (r Role) audits() bool { return r == RoleAuditor || r == RoleAdmin }
 
-// ErrNoAccess is returned for roles that give no entry to the account asked for.
-type ErrNoAccess struct {
+// NoAccessError is returned for roles that give no entry to the account asked for.
+type NoAccessError struct {
 	Account Account
 	Roles   []Role
 }
 
-func (e ErrNoAccess) Error() string {
+func (e NoAccessError) Error() string {
 	return fmt.Sprintf("roles %v give no access to account %q", e.Roles, e.Account)
 }

@@ -95,7 +95,7 @@ func TestWhichRoleEntersWhere(t *testing.T) {
 		t.Run(fmt.Sprintf("%v asks for %q", tt.roles, tt.asked), func(t *testing.T) {
 			p, err := ForPerson(tt.asked, uid, tt.roles)
 			if tt.placed == "" {
-				var none ErrNoAccess
+				var none NoAccessError
 				if !errors.As(err, &none) || none.Account != tt.asked {
 					t.Fatalf("got %+v, %v", p, err)
 				}

@@ -77,11 +77,11 @@ func ForDevice(device string) Permissions {
 		Publish: []string{
 			command.StatusSubject(device),
 			command.HeartbeatSubject(device),
-			"fleet.audit." + device + ".*",
+			command.AuditSubjects(device),
 			"fleet.session." + device + ".>",
 			UserInfo,
 			DirectGetLast(KVStream(command.DesiredStateBucket), command.DesiredStateSubject(device)),
-			DirectGetLast(StreamAudit, "fleet.audit."+device+".*"),
+			DirectGetLast(StreamAudit, command.AuditSubjects(device)),
 		},
 		Subscribe: []string{
 			command.Subscription(device),
@@ -96,7 +96,7 @@ func ForDevice(device string) Permissions {
 }
 
 // ForPerson is what someone (or some tool) with these roles may do in account.
-// It returns [ErrNoAccess] where none of the roles enters that account, and an
+// It returns [NoAccessError] where none of the roles enters that account, and an
 // error for a uid that is not one of [command.UID]'s.
 func ForPerson(account Account, uid string, roles []Role) (Permissions, error) {
 	if !command.IsUID(uid) {
@@ -109,7 +109,7 @@ func ForPerson(account Account, uid string, roles []Role) (Permissions, error) {
 		}
 	}
 	if len(held) == 0 {
-		return Permissions{}, ErrNoAccess{Account: account, Roles: roles}
+		return Permissions{}, NoAccessError{Account: account, Roles: roles}
 	}
 	p := Permissions{
 		Account:   account,
@@ -140,11 +140,11 @@ func (p *Permissions) addOps(uid string, r Role) {
 	}
 	if len(r.verbs()) > 0 {
 		p.Publish = append(p.Publish, DirectGet(StreamStatus), DirectGet(StreamHeartbeat), DirectGet(KVStream(command.DeviceLabelsBucket)))
-		p.Subscribe = append(p.Subscribe, "fleet.status.*", "fleet.heartbeat.*")
+		p.Subscribe = append(p.Subscribe, command.StatusSubject("*"), command.HeartbeatSubject("*"))
 	}
 	if r.sessions() {
 		p.Publish = append(p.Publish, "device-commands.*.session."+uid+".>")
-		p.Subscribe = append(p.Subscribe, "fleet.session.*."+uid+".>")
+		p.Subscribe = append(p.Subscribe, command.SessionSubject("*", uid, ">"))
 	}
 	if r.audits() {
 		p.Publish = append(p.Publish, DirectGet(StreamAudit))
@@ -162,7 +162,7 @@ func (p *Permissions) addData(r Role) {
 		// Streams and buckets are made and their changes followed by these; both own
 		// the whole of DATA.
 		p.Publish = append(p.Publish, "$JS.API.>", "$JS.ACK.>", "$KV.>", "$JS.FC.>")
-		p.Subscribe = append(p.Subscribe, "$KV.>", "fleet.status.*", "fleet.heartbeat.*", "fleet.audit.>")
+		p.Subscribe = append(p.Subscribe, "$KV.>", command.StatusSubject("*"), command.HeartbeatSubject("*"), "fleet.audit.>")
 	}
 }
 

@@ -78,7 +78,7 @@ func New(o Options) (*Agent, error) {
 	}
 	a := &Agent{
 		opts: o, bootID: kernelBootID(), instance: strings.ToLower(rand.Text()), engine: o.Engine,
-		log:   o.Logger.With("device", o.DeviceID),
+		log:   o.Logger.With("device_id", o.DeviceID),
 		ready: make(chan struct{}), ended: make(chan struct{}),
 		events: make(chan event, 8), notices: make(chan *nats.Msg, 32),
 	}

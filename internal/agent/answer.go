@@ -16,9 +16,10 @@ import (
 // answer is how a command ends.
 type answer struct {
 	reply
-	replayed bool
-	silent   bool   // no reply is sent
-	reason   string // for the audit record and the log; default: the error's message
+	replayed   bool
+	silent     bool   // no reply is sent
+	unverified bool   // the sender cannot be named
+	reason     string // for the audit record and the log; default: the error's message
 }
 
 func refuse(e *command.Error) *answer { return &answer{reply: reply{err: e}} }
@@ -55,13 +56,18 @@ func (s *server) finish(c *call, a *answer) {
 	if c.entry != nil {
 		s.table.finish(c.entry, a.reply)
 	}
-	s.record(c, a)
+	kept := !a.unverified || s.strangers.keep(a, c.start)
+	if kept {
+		s.record(c, a)
+	}
 	if a.err != nil {
 		s.refused.Add(1)
 	} else {
 		s.served.Add(1)
 	}
-	s.logAnswer(c, a)
+	if kept {
+		s.logAnswer(c, a)
+	}
 	if a.silent {
 		return
 	}

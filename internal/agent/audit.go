@@ -93,7 +93,9 @@ func (a *auditor) connected() {
 // returns early where there is no connection.
 func (a *auditor) publish(ctx context.Context) {
 	for a.spool.Pending() > 0 {
-		if !sleep(ctx, a.delay) {
+		// What fills a batch is not gathered any longer: a caller who asks without a
+		// pause would otherwise fill the spool faster than it empties.
+		if ctx.Err() != nil || a.spool.Pending() < auditBatchRecords && !sleep(ctx, a.delay) {
 			return
 		}
 		l := a.link()

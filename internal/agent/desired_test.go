@@ -76,7 +76,7 @@ func TestDesiredStateIsReceivedAndReported(t *testing.T) {
 	// What cannot be read changes nothing but the revision and a condition.
 	third := w.put("d1", `{"schema":2,"deployments":{}}`)
 	s = w.awaitRevision("d1", third)
-	if len(s.Deployments) != 3 || s.Deployments["hello"].Revision != second || !condition(s, conditionDesiredStateInvalid) {
+	if len(s.Deployments) != 3 || s.Deployments["hello"].Revision != second || !condition(s, command.ConditionDesiredStateInvalid) {
 		t.Errorf("after a document that cannot be read: %+v", s)
 	}
 
@@ -85,7 +85,7 @@ func TestDesiredStateIsReceivedAndReported(t *testing.T) {
 		t.Fatal(err)
 	}
 	s = w.awaitRevision("d1", third+1)
-	if len(s.Deployments) != 0 || condition(s, conditionDesiredStateInvalid) {
+	if len(s.Deployments) != 0 || condition(s, command.ConditionDesiredStateInvalid) {
 		t.Errorf("after a delete: %+v", s)
 	}
 
@@ -194,7 +194,7 @@ func TestAHugeStatusIsCutAndSaysSo(t *testing.T) {
 	if err != nil || len(data) > command.MaxDocument {
 		t.Fatalf("%d bytes, %v", len(data), err)
 	}
-	if kept := len(s.Deployments); kept == n || kept < n/2 || !condition(*s, conditionStatusTruncated) {
+	if kept := len(s.Deployments); kept == n || kept < n/2 || !condition(*s, command.ConditionStatusTruncated) {
 		t.Errorf("%d of %d kept", kept, n)
 	}
 }

@@ -3,7 +3,7 @@
 // heartbeats, follows the desired state, and records every command for audit.
 //
 //	cfg, err := agent.LoadConfig("/etc/fleet-agent.toml")
-//	opts, err := cfg.Options()
+//	opts, err := cfg.Options(logger)
 //	a, err := agent.New(opts)
 //	err = a.Run(ctx) // until ctx ends; answers first what was accepted
 //

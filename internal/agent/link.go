@@ -68,17 +68,21 @@ func (a *Agent) dial(ctx context.Context) (*link, brokertime.Identity, error) {
 
 func (l *link) open(ctx context.Context) (brokertime.Identity, error) {
 	a := l.agent
-	for _, subject := range []string{command.DesiredStateSubject(a.opts.DeviceID), command.SeenSubject(a.opts.DeviceID)} {
-		sub, err := l.nc.ChanSubscribe(subject, a.notices)
-		if err != nil {
-			return brokertime.Identity{}, fmt.Errorf("subscribe to %s: %w", subject, err)
-		}
-		l.notices = append(l.notices, sub)
+	// Apart from each other: any device can have messages delivered to both, as many
+	// as it likes, and those on one must not crowd out those on the other. Of hints
+	// one stands for all that wait, so none is lost.
+	hints, err := l.nc.Subscribe(command.DesiredStateSubject(a.opts.DeviceID), func(*nats.Msg) { a.watch.announced() })
+	if err != nil {
+		return brokertime.Identity{}, fmt.Errorf("subscribe to %s: %w", command.DesiredStateSubject(a.opts.DeviceID), err)
 	}
+	seen, err := l.nc.ChanSubscribe(command.SeenSubject(a.opts.DeviceID), a.notices)
+	if err != nil {
+		return brokertime.Identity{}, fmt.Errorf("subscribe to %s: %w", command.SeenSubject(a.opts.DeviceID), err)
+	}
+	l.notices = []*nats.Subscription{hints, seen}
 	subject := command.Subscription(a.opts.DeviceID)
 	// No queue group: a connection that is dead and not noticed yet would take half
 	// of the group's commands.
-	var err error
 	l.commands, err = l.nc.Subscribe(subject, func(msg *nats.Msg) { a.server.handle(l, msg) })
 	if err != nil {
 		return brokertime.Identity{}, fmt.Errorf("subscribe to %s: %w", subject, err)
@@ -147,8 +151,10 @@ func (l *link) reconnected(nc *nats.Conn) {
 
 func (l *link) closed(*nats.Conn) { l.agent.send(event{kind: linkClosed, link: l}) }
 
-func (l *link) asyncError(_ *nats.Conn, _ *nats.Subscription, err error) {
+func (l *link) asyncError(_ *nats.Conn, sub *nats.Subscription, err error) {
 	switch {
+	case errors.Is(err, nats.ErrSlowConsumer) && sub != nil && sub.Subject != command.Subscription(l.agent.opts.DeviceID):
+		l.agent.log.Debug("more notices than are looked at; some are dropped", "subject", sub.Subject)
 	case errors.Is(err, nats.ErrSlowConsumer):
 		l.agent.log.Error("commands come in faster than they are served; some are dropped", "limit", l.agent.opts.MaxQueued)
 	default:

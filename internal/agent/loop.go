@@ -271,13 +271,8 @@ func (p *loop) sync(ctx context.Context) {
 	})
 }
 
-// notice takes a message that is not a command: a heartbeat under this device
-// id, as the broker stored it, or the hint that the desired state was written.
+// notice takes a heartbeat under this device id, as the broker stored it.
 func (p *loop) notice(msg *nats.Msg) {
-	if msg.Subject != command.SeenSubject(p.opts.DeviceID) {
-		p.watch.announced()
-		return
-	}
 	var h struct {
 		Instance string `json:"instance"`
 	}
@@ -290,7 +285,9 @@ func (p *loop) notice(msg *nats.Msg) {
 }
 
 func (p *loop) clashSeen(instance string) {
-	if p.state.setCondition(command.ConditionIDClash, true, "SeenOther",
+	// The first one is named: any device can make up others without end, and each
+	// would be a new status.
+	if !p.state.conditionHolds(command.ConditionIDClash) && p.state.setCondition(command.ConditionIDClash, true, "SeenOther",
 		"another agent uses this device id: instance "+cut(instance, 64)) {
 		p.log.Error("another agent uses this device id; stop one of them", "other_instance", cut(instance, 64))
 	}

@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"runtime/debug"
 	"time"
 
 	"github.com/harmony-fleet/fleet/command"
 	"github.com/harmony-fleet/fleet/internal/agent/spool"
 	"github.com/harmony-fleet/fleet/internal/natsconn"
+	"github.com/harmony-fleet/fleet/internal/version"
 )
 
 // Options configure an agent. DeviceID and NATS are needed; every other field's
@@ -115,7 +115,7 @@ func (o *Options) setDefaults() {
 	def(&o.RetryMax, max(30*time.Second, o.RetryMin))
 	def(&o.Protocol, command.Protocol)
 	if o.Version == "" {
-		o.Version = buildVersion()
+		o.Version = version.String()
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -176,12 +176,4 @@ func checkLabels(labels map[string]string) error {
 		}
 	}
 	return nil
-}
-
-// buildVersion is the module's version, as the Go tool recorded it.
-func buildVersion() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "(devel)"
 }

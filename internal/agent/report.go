@@ -67,7 +67,7 @@ func encodeStatus(s *command.Status) ([]byte, error) {
 		delete(s.Deployments, names[left])
 	}
 	s.Conditions = append(s.Conditions, command.Condition{
-		Type: conditionStatusTruncated, Status: true, Reason: "TooLarge",
+		Type: command.ConditionStatusTruncated, Status: true, Reason: "TooLarge",
 		Message: fmt.Sprintf("%d of %d deployments are left out of this status", len(names)-left, len(names)),
 	})
 	return json.Marshal(s)

@@ -22,16 +22,17 @@ type server struct {
 	instance string
 	protocol int
 	// earlier tells whether instance was an earlier run of this same agent.
-	earlier  func(instance string) bool
-	clock    *brokertime.Clock
-	now      func() time.Time // broker time or, until it is known, the device's
-	log      *slog.Logger
-	guard    guard
-	overlap  overlap
-	table    table
-	audit    *auditor
-	handlers map[command.Verb]Handler
-	slots    chan struct{}
+	earlier   func(instance string) bool
+	clock     *brokertime.Clock
+	now       func() time.Time // broker time or, until it is known, the device's
+	log       *slog.Logger
+	guard     guard
+	overlap   overlap
+	strangers strangers
+	table     table
+	audit     *auditor
+	handlers  map[command.Verb]Handler
+	slots     chan struct{}
 	// clash is told of a command for another agent with this device id.
 	clash func(instance string)
 
@@ -116,7 +117,13 @@ func (s *server) authenticate(c *call) (command.Target, *answer) {
 	c.caller = caller
 	switch {
 	case refusal != "":
-		return deny(refusal)
+		if subjectErr == nil {
+			refusal = fmt.Sprintf("%s (verb %.64q)", refusal, target.Verb)
+		}
+		c.target.Verb = unverifiedVerb
+		t, a := deny(refusal)
+		a.unverified = true
+		return t, a
 	case !strings.HasPrefix(c.msg.Subject, command.Subject(s.device, "")):
 		return deny("the subject is another device's")
 	case subjectErr == nil && target.Verb == "":

@@ -10,16 +10,6 @@ import (
 	"github.com/harmony-fleet/fleet/command"
 )
 
-// Condition types beside those of package command.
-const (
-	// conditionDesiredStateInvalid: the last desired state could not be read; what
-	// ran before goes on.
-	conditionDesiredStateInvalid = "DesiredStateInvalid"
-	// conditionStatusTruncated: the status would be too large with every deployment
-	// in it.
-	conditionStatusTruncated = "StatusTruncated"
-)
-
 // state is what the status tells. Whoever changes it calls one of the setters,
 // which wake the loop that publishes.
 type state struct {
@@ -73,7 +63,7 @@ func (s *state) setDesired(doc desiredDocument) {
 	s.desired = &doc
 	s.evaluate()
 	s.mu.Unlock()
-	s.setCondition(conditionDesiredStateInvalid, false, "", "")
+	s.setCondition(command.ConditionDesiredStateInvalid, false, "", "")
 	s.wake()
 }
 
@@ -83,7 +73,7 @@ func (s *state) setUnreadable(revision uint64, reason string) {
 	s.mu.Lock()
 	s.revision = revision
 	s.mu.Unlock()
-	s.setCondition(conditionDesiredStateInvalid, true, "NotReadable", reason)
+	s.setCondition(command.ConditionDesiredStateInvalid, true, "NotReadable", reason)
 	s.wake()
 }
 

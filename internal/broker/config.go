@@ -27,6 +27,7 @@ import (
 	"github.com/nats-io/nkeys"
 
 	"github.com/harmony-fleet/fleet/internal/access"
+	"github.com/harmony-fleet/fleet/internal/netaddr"
 )
 
 // AnyPort asks for a free port.
@@ -185,7 +186,7 @@ func (c *Cluster) validate(host string, fault func(string, ...any)) {
 	if c.Host != "" {
 		host = c.Host
 	}
-	if !loopback(host) && c.Password == "" && (c.TLS == nil || !c.TLS.VerifyClients) {
+	if !netaddr.IsLoopback(host) && c.Password == "" && (c.TLS == nil || !c.TLS.VerifyClients) {
 		fault("a cluster that listens on %s needs a password, or TLS that verifies the other servers: whoever joins it has every account", host)
 	}
 	if c.TLS != nil && (c.TLS.CertFile == "" || c.TLS.KeyFile == "" || c.TLS.CAFile == "") {
@@ -196,12 +197,6 @@ func (c *Cluster) validate(host string, fault func(string, ...any)) {
 			fault("a route of the cluster is not of the form nats-route://host:port")
 		}
 	}
-}
-
-// loopback tells whether only this machine reaches host.
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // eachText calls f with each free text of the configuration, by a name that may

@@ -99,13 +99,13 @@ type (
 // Subjects that cross accounts.
 var (
 	// reports are what devices publish for the streams.
-	reports = []string{command.StatusSubject("*"), command.HeartbeatSubject("*"), "fleet.audit.*.*"}
+	reports = []string{command.StatusSubject("*"), command.HeartbeatSubject("*"), command.AuditSubjects("*")}
 
 	// deviceReads are what devices read of the streams: each its own subjects, by
 	// its permissions.
 	deviceReads = []string{
 		access.DirectGetLast(access.KVStream(command.DesiredStateBucket), command.DesiredStateSubject("*")),
-		access.DirectGetLast(access.StreamAudit, "fleet.audit.*.*"),
+		access.DirectGetLast(access.StreamAudit, command.AuditSubjects("*")),
 	}
 
 	opsReads = []string{

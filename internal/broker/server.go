@@ -58,12 +58,14 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		ns.Start()
 	}()
 	err = awaitReady(ctx, ns, fatal)
+	// It takes connections a little before its start is over, and must not be
+	// stopped in between: it counts its goroutines without regard to that.
+	<-started
 	if err == nil {
 		err = prime.run(ns)
 	}
 	if err != nil {
 		s.Close()
-		<-started
 		return nil, fmt.Errorf("start NATS: %w", err)
 	}
 	return s, nil

@@ -1,7 +1,6 @@
 package callout
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"net"
@@ -9,13 +8,12 @@ import (
 	"os"
 	"path"
 	"slices"
-	"strings"
 	"time"
-
-	"github.com/pelletier/go-toml/v2"
 
 	"github.com/harmony-fleet/fleet/command"
 	"github.com/harmony-fleet/fleet/internal/access"
+	"github.com/harmony-fleet/fleet/internal/netaddr"
+	"github.com/harmony-fleet/fleet/internal/tomlconfig"
 )
 
 // Config is the TOML configuration of the service. docs/callout.md explains each key.
@@ -33,13 +31,12 @@ type Config struct {
 	MaxSession Duration `toml:"max_session"`
 	// ProbeInterval is the time between two self-probes. Default 10 s.
 	ProbeInterval Duration `toml:"probe_interval"`
-	LogLevel      string   `toml:"log_level"`  // debug, info (default), warn, error
-	LogFormat     string   `toml:"log_format"` // text (default), json
 
 	NATS     NATS            `toml:"nats"`
 	Signing  Signing         `toml:"signing"`
 	Accounts access.Accounts `toml:"accounts"`
 	Issuers  []Issuer        `toml:"issuers"`
+	Log      tomlconfig.Log  `toml:"log"`
 }
 
 // NATS says how the service itself connects: as a user whom the server's auth_callout
@@ -115,35 +112,11 @@ type Subject struct {
 	DeviceID string        `toml:"device_id"` // with the role device
 }
 
-// Duration reads "1.5s" and its likes.
-type Duration time.Duration
-
-// UnmarshalText parses as time.ParseDuration does.
-func (d *Duration) UnmarshalText(text []byte) error {
-	v, err := time.ParseDuration(string(text))
-	*d = Duration(v)
-	return err
-}
-
-// URLs is one URL, or a list of them.
-type URLs []string
-
-var errURLs = errors.New("nats.url: want a string or a list of strings")
-
-// UnmarshalTOML takes a string or an array of strings.
-func (u *URLs) UnmarshalTOML(data []byte) error {
-	var one struct{ V string }
-	if err := toml.Unmarshal(append([]byte("V = "), data...), &one); err == nil {
-		*u = URLs{one.V}
-		return nil
-	}
-	var many struct{ V []string }
-	if err := toml.Unmarshal(append([]byte("V = "), data...), &many); err != nil {
-		return errURLs
-	}
-	*u = many.V
-	return nil
-}
+// Values of the configuration that every program of the fleet writes alike.
+type (
+	Duration = tomlconfig.Duration
+	URLs     = tomlconfig.URLs
+)
 
 // Load reads and validates a configuration file.
 func Load(file string) (Config, error) {
@@ -161,39 +134,12 @@ func Load(file string) (Config, error) {
 // Parse reads, completes and validates a configuration. An unknown key is an error that
 // names the key and its line.
 func Parse(raw []byte) (Config, error) {
-	var cfg Config
-	dec := toml.NewDecoder(bytes.NewReader(raw)).DisallowUnknownFields().EnableUnmarshalerInterface()
-	if err := dec.Decode(&cfg); err != nil {
-		return Config{}, explain(err)
+	cfg, err := tomlconfig.Decode[Config](raw)
+	if err != nil {
+		return Config{}, err
 	}
 	cfg.setDefaults()
 	return cfg, cfg.Validate()
-}
-
-// explain keeps positions and key names of a TOML error, and nothing of the file's text,
-// which may hold a password.
-func explain(err error) error {
-	var strict *toml.StrictMissingError
-	if errors.As(err, &strict) {
-		var all []error
-		for _, e := range strict.Errors {
-			row, _ := e.Position()
-			all = append(all, fmt.Errorf("line %d: unknown key %q", row, strings.Join(e.Key(), ".")))
-		}
-		return errors.Join(all...)
-	}
-	var bad *toml.DecodeError
-	if errors.As(err, &bad) {
-		row, col := bad.Position()
-		if key := bad.Key(); len(key) > 0 {
-			return fmt.Errorf("line %d, column %d: key %q has a value of the wrong kind", row, col, strings.Join(key, "."))
-		}
-		return fmt.Errorf("line %d, column %d: not valid TOML, or a value of the wrong kind", row, col)
-	}
-	if errors.Is(err, errURLs) { // go-toml gives no position for these
-		return errURLs
-	}
-	return errors.New("not valid TOML")
 }
 
 func (c *Config) setDefaults() {
@@ -203,8 +149,6 @@ func (c *Config) setDefaults() {
 	def(&c.MaxAge, Duration(1500*time.Millisecond))
 	def(&c.MaxSession, Duration(12*time.Hour))
 	def(&c.ProbeInterval, Duration(10*time.Second))
-	def(&c.LogLevel, "info")
-	def(&c.LogFormat, "text")
 	def(&c.NATS.User, "callout")
 	if len(c.NATS.URL) == 0 {
 		c.NATS.URL = URLs{"nats://127.0.0.1:4222"}
@@ -255,11 +199,11 @@ func (c Config) Validate() error {
 	if d := time.Duration(c.ProbeInterval); d < 10*time.Millisecond {
 		bad("probe_interval", "%v is shorter than 10ms", d)
 	}
-	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.LogLevel) {
-		bad("log_level", "%q is not debug, info, warn or error", c.LogLevel)
+	if err := c.Log.CheckLevel(); err != nil {
+		bad("log.level", "%v", err)
 	}
-	if !slices.Contains([]string{"text", "json"}, c.LogFormat) {
-		bad("log_format", "%q is not text or json", c.LogFormat)
+	if err := c.Log.CheckFormat(); err != nil {
+		bad("log.format", "%v", err)
 	}
 	c.NATS.validate(bad)
 	if len(c.Issuers) == 0 {
@@ -287,7 +231,7 @@ func (n NATS) validate(bad complain) {
 			bad("nats.url", "not of the form nats://host:port or tls://host:port")
 		case u.User != nil:
 			bad("nats.url", "holds a user or password; use user and password_file")
-		case !n.Insecure && !n.encrypted(u) && !loopback(u.Hostname()):
+		case !n.Insecure && !n.encrypted(u) && !netaddr.IsLoopback(u.Hostname()):
 			bad("nats.url", "%s is plaintext to a host that is not loopback, and tokens travel on it; use tls://, set nats.tls.ca, or insecure = true", raw)
 		}
 	}
@@ -301,11 +245,6 @@ func (n NATS) validate(bad complain) {
 
 func (n NATS) encrypted(u *url.URL) bool {
 	return u.Scheme == "tls" || u.Scheme == "wss" || n.TLS.CA != "" || n.TLS.Cert != ""
-}
-
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 func (iss Issuer) validate(bad complain) {

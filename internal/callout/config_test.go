@@ -21,8 +21,6 @@ queue = 100
 max_age = "1s"
 max_session = "1h"
 probe_interval = "5s"
-log_level = "debug"
-log_format = "json"
 [nats]
 url = ["nats://127.0.0.1:4222", "tls://nats.example:4222"]
 user = "callout"
@@ -81,8 +79,8 @@ func TestWrongConfigurationNamesEachKey(t *testing.T) {
 		{"workers = \"many\"\n" + minimal, []string{"line 1", "workers"}},
 		{"max_age = \"soon\"\n" + minimal, []string{"line 1"}},
 		{"nonsense\n" + minimal, []string{"line 1"}},
-		{"workers = -1\nqueue = -1\nmax_age = \"3s\"\nmax_session = \"1s\"\nlisten = \"8080\"\nlog_level = \"loud\"\nlog_format = \"xml\"\nprobe_interval = \"1ms\"\n" + minimal,
-			[]string{"workers:", "queue:", "max_age:", "max_session:", "listen:", "log_level:", "log_format:", "probe_interval:"}},
+		{"workers = -1\nqueue = -1\nmax_age = \"3s\"\nmax_session = \"1s\"\nlisten = \"8080\"\nprobe_interval = \"1ms\"\n" + minimal + "\n[log]\nlevel = \"loud\"\nformat = \"xml\"\n",
+			[]string{"workers:", "queue:", "max_age:", "max_session:", "listen:", "log.level:", "log.format:", "probe_interval:"}},
 		{"[nats]\nurl = \"nats://nats.example:4222\"\n" + minimal, []string{"nats.url", "plaintext"}},
 		{"[nats]\nurl = \"nats://u:hunter2@127.0.0.1:4222\"\n" + minimal, []string{"nats.url"}},
 		{"[nats]\nurl = 7\n" + minimal, []string{"nats.url", "list of strings"}},

@@ -99,7 +99,7 @@ func decidePerson(roles []access.Role, claims oidcverify.Claims, userField strin
 	name := command.UserName(claims.Issuer, claims.Subject)
 	perms, err := access.ForPerson(account, command.UID(name), roles)
 	if err != nil {
-		if _, ok := errors.AsType[access.ErrNoAccess](err); ok {
+		if _, ok := errors.AsType[access.NoAccessError](err); ok {
 			return decision{}, deny(ReasonWrongAccount, "%v", err)
 		}
 		return decision{}, deny(ReasonInternal, "%v", err)

@@ -79,7 +79,7 @@ func (s *Service) handle(ctx context.Context, j job) {
 	if l.made.Device != "" {
 		level = slog.LevelDebug // thousands of them after a server's restart
 	}
-	s.logger.Log(ctx, level, "login allowed", "issuer", l.issuer, "subject", l.subject, "device", l.made.Device,
+	s.logger.Log(ctx, level, "login allowed", "issuer", l.issuer, "subject", l.subject, "device_id", l.made.Device,
 		"account", l.made.Account, "roles", l.made.Roles, "client", l.req.info.Host, "ref", l.req.ref())
 	s.respond(j, answer)
 }

@@ -88,7 +88,7 @@ func (c *auditCommand) print(r command.AuditRecord, raw []byte) error {
 		return c.app.writeJSON(r)
 	}
 	if gap != "" {
-		if _, err := fmt.Fprintf(c.app.stdout, "-- %s: %s\n", clean(r.DeviceID), gap); err != nil {
+		if _, err := fmt.Fprintf(c.app.stdout, "-- %s: %s\n", command.Printable(r.DeviceID), gap); err != nil {
 			return err
 		}
 	}
@@ -104,6 +104,6 @@ func (c *auditCommand) print(r command.AuditRecord, raw []byte) error {
 	if r.Replayed {
 		line += "  (first reply again)"
 	}
-	_, err := fmt.Fprintln(c.app.stdout, clean(line))
+	_, err := fmt.Fprintln(c.app.stdout, command.Printable(line))
 	return err
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/harmony-fleet/fleet/internal/access"
 	"github.com/harmony-fleet/fleet/internal/credentials"
 	"github.com/harmony-fleet/fleet/internal/natsconn"
+	"github.com/harmony-fleet/fleet/internal/version"
 )
 
 // connFlags are the global flags that say how to connect.
@@ -260,7 +261,7 @@ func (a *app) dial(ctx context.Context, s settings, account access.Account, opts
 	go func() {
 		nc, err := natsconn.Connect(ctx, natsconn.Config{
 			URLs: strings.Split(s.server, ","), TLS: natsconn.TLS{CA: s.ca, Cert: s.cert, Key: s.key}, Insecure: s.insecure,
-			Credentials: src, InboxPrefix: inbox, Name: "fleet " + version(), Logger: a.log,
+			Credentials: src, InboxPrefix: inbox, Name: "fleet " + version.String(), Logger: a.log,
 			Options: append(opts, nats.Timeout(a.timeout)),
 		})
 		done <- dialed{nc, err}

@@ -3,6 +3,8 @@ package cli
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -155,7 +157,7 @@ func (c *devicesCommand) one(d client.Device) error {
 		return c.app.writeJSON(line)
 	}
 	rows := [][]string{
-		{"device", d.ID}, {"online", yesNo(d.Online)}, {"last heartbeat", heartbeatAge(d) + " ago"},
+		{"device", d.ID}, {"online", yesNo(d.Online)}, {"last heartbeat", heartbeatAgo(d)},
 		{"labels", labelText(d.Labels)},
 	}
 	if s := d.Status; s != nil {
@@ -169,7 +171,8 @@ func (c *devicesCommand) one(d client.Device) error {
 				rows = append(rows, []string{"condition", cond.Type + " since " + cond.Since.UTC().Format(time.RFC3339) + ": " + cond.Message})
 			}
 		}
-		for name, dep := range s.Deployments {
+		for _, name := range slices.Sorted(maps.Keys(s.Deployments)) {
+			dep := s.Deployments[name]
 			text := fmt.Sprintf("%s: %s (revision %d)", name, dep.Phase, dep.Revision)
 			if dep.Error != nil {
 				text += ": " + dep.Error.Message
@@ -184,7 +187,7 @@ func (c *devicesCommand) one(d client.Device) error {
 		rows = append(rows, []string{"not readable", d.Fault})
 	}
 	for _, row := range rows {
-		if _, err := fmt.Fprintf(c.app.stdout, "%-17s %s\n", row[0], clean(row[1])); err != nil {
+		if _, err := fmt.Fprintf(c.app.stdout, "%-17s %s\n", row[0], command.Printable(row[1])); err != nil {
 			return err
 		}
 	}
@@ -208,6 +211,13 @@ func (a *app) selectDevices(ctx context.Context, c *client.Client, selector map[
 		ids[i] = d.ID
 	}
 	return ids, nil
+}
+
+func heartbeatAgo(d client.Device) string {
+	if d.LastSeen < 0 {
+		return "never"
+	}
+	return age(d.LastSeen) + " ago"
 }
 
 func heartbeatAge(d client.Device) string {

@@ -35,7 +35,7 @@ func (a *app) table(head []string, rows [][]string) error {
 	fmt.Fprintln(w, strings.Join(head, "\t"))
 	for _, row := range rows {
 		for i := range row {
-			row[i] = clean(row[i])
+			row[i] = command.Printable(row[i])
 		}
 		fmt.Fprintln(w, strings.Join(row, "\t"))
 	}
@@ -50,18 +50,7 @@ func oneLine(s string) string {
 			parts = append(parts, line)
 		}
 	}
-	return clean(strings.Join(parts, "; "))
-}
-
-// clean replaces control characters, so that a device cannot drive the
-// terminal that its answer is shown on.
-func clean(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r < 0x20 || (r >= 0x7f && r < 0xa0) {
-			return '?'
-		}
-		return r
-	}, s)
+	return command.Printable(strings.Join(parts, "; "))
 }
 
 // age prints a duration at the precision that a person wants.

@@ -150,7 +150,7 @@ func (p *pingPrinter) print(r client.PingResult) error {
 	if r.Reply.Runtime != "" {
 		line += ", runtime " + string(r.Reply.Runtime)
 	}
-	_, err := fmt.Fprintln(p.app.stdout, clean(line))
+	_, err := fmt.Fprintln(p.app.stdout, command.Printable(line))
 	return err
 }
 

@@ -150,7 +150,8 @@ type watchedWriter struct {
 func (w watchedWriter) Write(p []byte) (int, error) {
 	n, err := w.Writer.Write(p)
 	if err != nil {
-		w.failed(fmt.Errorf("write to stdout: %w", err))
+		err = fmt.Errorf("write to stdout: %w", err)
+		w.failed(err)
 	}
 	return n, err
 }

@@ -3,25 +3,12 @@ package cli
 import (
 	"fmt"
 	"runtime"
-	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
 	"github.com/harmony-fleet/fleet/command"
+	"github.com/harmony-fleet/fleet/internal/version"
 )
-
-// Version is set by the linker (-X); without it the Go tool's record is used.
-var Version string
-
-func version() string {
-	if Version != "" {
-		return Version
-	}
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "(devel)"
-}
 
 func newVersionCommand(a *app) *cobra.Command {
 	return &cobra.Command{
@@ -34,9 +21,9 @@ func newVersionCommand(a *app) *cobra.Command {
 					Version  string `json:"version"`
 					Protocol int    `json:"protocol"`
 					Go       string `json:"go"`
-				}{version(), command.Protocol, runtime.Version()})
+				}{version.String(), command.Protocol, runtime.Version()})
 			}
-			_, err := fmt.Fprintf(a.stdout, "fleet %s (protocol %d, %s %s/%s)\n", version(), command.Protocol, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			_, err := fmt.Fprintf(a.stdout, "fleet %s (protocol %d, %s %s/%s)\n", version.String(), command.Protocol, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 			return err
 		},
 	}

@@ -4,9 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/url"
 	"strings"
+
+	"github.com/harmony-fleet/fleet/internal/netaddr"
 )
 
 // The values of [Config.Type].
@@ -178,19 +179,11 @@ func checkURL(raw string, insecure bool) error {
 	case "https":
 		return nil
 	case "http":
-		if insecure || isLoopback(u.Hostname()) {
+		if insecure || netaddr.IsLoopback(u.Hostname()) {
 			return nil
 		}
 		return fmt.Errorf("%s is plain http and not loopback: use https, or set insecure = true in a test network", raw)
 	default:
 		return fmt.Errorf("scheme %q: use https", u.Scheme)
 	}
-}
-
-func isLoopback(host string) bool {
-	if host == "localhost" {
-		return true
-	}
-	ip := net.ParseIP(host)
-	return ip != nil && ip.IsLoopback()
 }

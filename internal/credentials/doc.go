@@ -9,7 +9,7 @@
 //   - token-file: a token that something else keeps fresh in a file
 //   - kubernetes: the same, from a projected ServiceAccount token
 //   - zitadel-key: a Zitadel machine key, exchanged at the issuer for a token
-//     (JWT profile grant), kept and reused until 3/4 of its life
+//     (JWT profile grant), kept and reused in the first half of its life
 //
 // Use:
 //

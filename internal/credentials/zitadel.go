@@ -22,6 +22,12 @@ const (
 	retryAfter = 10 * time.Second
 	// minTokenAge is how old a token must be for Invalidate to drop it.
 	minTokenAge = 30 * time.Second
+	// reusedFor is the share of a token's life, as 1/n, in which it is given out
+	// again. An agent renews its connection after two thirds of that connection's
+	// life, which the callout ends up to a tenth before the token's: a token that is
+	// 59 % old must not come back from here, or the new connection would end with
+	// the old one.
+	reusedFor = 2
 )
 
 // zitadelKey exchanges a machine key for tokens at the issuer. One caller at a
@@ -36,7 +42,7 @@ type zitadelKey struct {
 	mu       sync.Mutex
 	cred     Credential
 	obtained time.Time
-	renewAt  time.Time // 3/4 of the life
+	renewAt  time.Time // from here on the next caller gets a new one
 	endAt    time.Time // the end of it, by this machine's clock
 	retryAt  time.Time // not before this, after a failure
 	endpoint string    // from discovery; dropped on failure
@@ -115,7 +121,7 @@ func (z *zitadelKey) renew(ctx context.Context) (cred Credential, err error) {
 		defer z.mu.Unlock()
 		if err == nil {
 			z.cred, z.obtained, z.endpoint = cred, started, endpoint
-			z.renewAt, z.endAt, z.retryAt = started.Add(life/4*3), started.Add(life), time.Time{}
+			z.renewAt, z.endAt, z.retryAt = started.Add(life/reusedFor), started.Add(life), time.Time{}
 		} else {
 			z.endpoint = "" // it may have moved
 			now := z.now()

@@ -1,7 +1,6 @@
 package issuer
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,10 +10,9 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
-	"github.com/pelletier/go-toml/v2"
+	"github.com/harmony-fleet/fleet/internal/tomlconfig"
 )
 
 // Config is the TOML configuration of fleet-oidc. An unknown key is an error.
@@ -38,18 +36,18 @@ import (
 //	roles = ["device"]
 //	client_secret = "…"                      # default: no client credentials grant
 type Config struct {
-	Listen         string       `toml:"listen"`
-	Issuer         string       `toml:"issuer"`
-	ProjectID      string       `toml:"project_id"`
-	OrgID          string       `toml:"org_id"`
-	OrgDomain      string       `toml:"org_domain"`
-	TokenLifetime  duration     `toml:"token_lifetime"`
-	KeyGrace       duration     `toml:"key_grace"`
-	Algorithm      string       `toml:"algorithm"`
-	SigningKeyFile string       `toml:"signing_key_file"`
-	KeysDir        string       `toml:"keys_dir"`
-	TLS            tlsConfig    `toml:"tls"`
-	Users          []userConfig `toml:"users"`
+	Listen         string              `toml:"listen"`
+	Issuer         string              `toml:"issuer"`
+	ProjectID      string              `toml:"project_id"`
+	OrgID          string              `toml:"org_id"`
+	OrgDomain      string              `toml:"org_domain"`
+	TokenLifetime  tomlconfig.Duration `toml:"token_lifetime"`
+	KeyGrace       tomlconfig.Duration `toml:"key_grace"`
+	Algorithm      string              `toml:"algorithm"`
+	SigningKeyFile string              `toml:"signing_key_file"`
+	KeysDir        string              `toml:"keys_dir"`
+	TLS            tlsConfig           `toml:"tls"`
+	Users          []userConfig        `toml:"users"`
 }
 
 type tlsConfig struct {
@@ -62,18 +60,6 @@ type userConfig struct {
 	ID           string   `toml:"id"`
 	Roles        []string `toml:"roles"`
 	ClientSecret string   `toml:"client_secret"`
-}
-
-// duration is written as Go writes durations: "12h", "90s".
-type duration time.Duration
-
-func (d *duration) UnmarshalText(text []byte) error {
-	v, err := time.ParseDuration(string(text))
-	if err != nil {
-		return errors.New(`not a duration: write "12h" or "90s"`)
-	}
-	*d = duration(v)
-	return nil
 }
 
 const maxConfig = 1 << 20
@@ -100,23 +86,8 @@ func LoadConfig(path string) (Config, error) {
 }
 
 func parseConfig(data []byte) (Config, error) {
-	var c Config
-	err := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields().Decode(&c)
-	var unknown *toml.StrictMissingError
-	var fault *toml.DecodeError
-	switch {
-	case errors.As(err, &unknown):
-		var keys []string
-		for _, e := range unknown.Errors {
-			row, _ := e.Position()
-			keys = append(keys, fmt.Sprintf("%s (line %d)", strings.Join(e.Key(), "."), row))
-		}
-		return Config{}, fmt.Errorf("unknown key %s: remove it or correct its name", strings.Join(keys, ", "))
-	case errors.As(err, &fault):
-		// Not its String, which quotes the lines around, with their secrets.
-		row, col := fault.Position()
-		return Config{}, fmt.Errorf("line %d, column %d: %s", row, col, strings.TrimPrefix(fault.Error(), "toml: "))
-	case err != nil:
+	c, err := tomlconfig.Decode[Config](data)
+	if err != nil {
 		return Config{}, err
 	}
 	if _, err := c.options(nil).withDefaults(); err != nil {

@@ -42,8 +42,8 @@ id = "1"
 roles = ["fleet-admin"]
 client_secret = "hidden"
 `, ""},
-		{"unknown key", "lisen = 'x'\n[tls]\nca = 'x'", "unknown key lisen (line 1), tls.ca (line 3)"},
-		{"unknown key of a user", "[[users]]\nname='x'\nrole='x'", "users.role (line 3)"},
+		{"unknown key", "lisen = 'x'\n[tls]\nca = 'x'", "line 1: unknown key \"lisen\"\nline 3: unknown key \"tls.ca\""},
+		{"unknown key of a user", "[[users]]\nname='x'\nrole='x'", `line 3: unknown key "users.role"`},
 		{"not TOML", "client_secret = hidden", "line 1"},
 		{"wrong type", "[[users]]\nname='x'\nclient_secret=12345678", "line 3"},
 		{"duration", "token_lifetime = 'long'", "not a duration"},

@@ -27,6 +27,7 @@ import (
 
 	"github.com/harmony-fleet/fleet/command"
 	"github.com/harmony-fleet/fleet/internal/credentials"
+	"github.com/harmony-fleet/fleet/internal/netaddr"
 )
 
 // Times of a connection. Pings find a peer whose power was cut after 45 to 60 s;
@@ -176,7 +177,7 @@ func CheckURL(raw string, hasCA, secret, insecure bool) (string, error) {
 	default:
 		return "", fmt.Errorf("server address %q: unknown scheme %q; use nats, tls, ws or wss", raw, u.Scheme)
 	}
-	if secret && !insecure && !isLoopback(u.Hostname()) && (!hasCA || u.Scheme == "ws") {
+	if secret && !insecure && !netaddr.IsLoopback(u.Hostname()) && (!hasCA || u.Scheme == "ws") {
 		return "", fmt.Errorf("server address %q is plaintext and not on this machine: a token or password would travel in clear; use tls://, name a CA file, or allow it with insecure = true", raw)
 	}
 	return raw, nil
@@ -188,14 +189,6 @@ func redact(raw string) string {
 		return "…" + raw[i:]
 	}
 	return raw
-}
-
-func isLoopback(host string) bool {
-	if host == "localhost" {
-		return true
-	}
-	ip := net.ParseIP(host)
-	return ip != nil && ip.IsLoopback()
 }
 
 func (d *dialer) options() []nats.Option {

@@ -8,11 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"strings"
+
+	"github.com/harmony-fleet/fleet/internal/netaddr"
 )
 
 const (
@@ -85,21 +86,13 @@ func (f *fetcher) checkURL(raw string) (*url.URL, error) {
 	}
 	switch {
 	case u.Scheme == "https":
-	case u.Scheme == "http" && (f.cfg.Insecure || loopback(u.Hostname())):
+	case u.Scheme == "http" && (f.cfg.Insecure || netaddr.IsLoopback(u.Hostname())):
 	case u.Scheme == "http":
 		return nil, fmt.Errorf("%s is plain http to a host that is not loopback; use https, or set insecure = true", Clip(raw))
 	default:
 		return nil, fmt.Errorf("%s is not an http(s) URL", Clip(raw))
 	}
 	return u, nil
-}
-
-func loopback(host string) bool {
-	if host == "localhost" {
-		return true
-	}
-	ip := net.ParseIP(host)
-	return ip != nil && ip.IsLoopback()
 }
 
 // fetch makes one round: discovery, unless the address of the keys is configured, then keys.

@@ -57,7 +57,7 @@ func (s *Stack) newAgent(name, id string) (*agent.Agent, error) {
 		RuntimeSocket:  s.opts.RuntimeSocket,
 		// One machine: nothing has to be spread out, and Ctrl-C is not to wait.
 		RetryMin: 50 * time.Millisecond, RetryMax: time.Second, DrainTimeout: time.Second,
-		Logger: s.log.With("part", "agent", "device_id", id),
+		Logger: s.log.With("part", "agent"),
 	})
 }
 

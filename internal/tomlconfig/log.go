@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"slices"
+	"strings"
 )
 
 // Log is what a configuration says of a program's log. The zero value is level
@@ -25,14 +26,7 @@ func oneOf(value string, known ...string) error {
 		return nil
 	}
 	last := len(known) - 1
-	var list string
-	for i, k := range known[:last] {
-		if i > 0 {
-			list += ", "
-		}
-		list += k
-	}
-	return fmt.Errorf("%q is not %s or %s", value, list, known[last])
+	return fmt.Errorf("%q is not %s or %s", value, strings.Join(known[:last], ", "), known[last])
 }
 
 // New makes the logger that writes to w. A level or format that the checks

@@ -24,8 +24,8 @@ import (
 )
 
 // Decode reads a whole document into a T. Every unknown key is named with its
-// line; other faults have line and column, and the key where it is known. The
-// error of a type of this package is given as it is.
+// line; the first of other faults with line and column, and its key where there
+// is one. On error the T is zero.
 func Decode[T any](raw []byte) (T, error) {
 	var into T
 	dec := toml.NewDecoder(bytes.NewReader(raw)).DisallowUnknownFields().EnableUnmarshalerInterface()
@@ -48,32 +48,18 @@ func explain(err error) error {
 		}
 		return errors.Join(all...)
 	}
-	// Looked for first: where a DecodeError is around them, it has no more to say
-	// than the position of the whole table.
-	for _, own := range []error{errDuration, errURLs} {
-		if errors.Is(err, own) {
-			return at(err, own)
-		}
+	if errors.Is(err, errURLs) {
+		return errURLs
 	}
-	return at(err, nil)
-}
-
-// at puts the position that err carries, if any, before what is wrong there.
-func at(err, what error) error {
 	var bad *toml.DecodeError
 	if !errors.As(err, &bad) {
-		if what != nil {
-			return what // go-toml gives no position for some of these
-		}
 		return errors.New("not valid TOML")
 	}
 	row, col := bad.Position()
 	key := strings.Join(bad.Key(), ".")
 	switch {
-	case what != nil && key != "":
-		return fmt.Errorf("line %d, column %d: key %q: %w", row, col, key, what)
-	case what != nil:
-		return fmt.Errorf("line %d, column %d: %w", row, col, what)
+	case strings.HasSuffix(bad.Error(), errDuration.Error()): // it has no Unwrap
+		return fmt.Errorf("line %d, column %d: key %q is %w", row, col, key, errDuration)
 	case key != "":
 		return fmt.Errorf("line %d, column %d: key %q has a value of the wrong kind", row, col, key)
 	}
@@ -95,10 +81,11 @@ func (d *Duration) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// URLs is one URL or a list of them. It does not check them.
+// URLs is one URL or a list of them. It does not check them. Its error names the
+// key nats.url, under which every program has it: go-toml tells no position.
 type URLs []string
 
-var errURLs = errors.New("not a URL or a list of URLs: want a string or a list of strings")
+var errURLs = errors.New("nats.url: want a string or a list of strings")
 
 // UnmarshalTOML takes a string or an array of strings.
 func (u *URLs) UnmarshalTOML(data []byte) error {
