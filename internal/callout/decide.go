@@ -67,7 +67,7 @@ func (iss *Issuer) subject(sub string) *Subject {
 
 func decideDevice(iss *Issuer, subject *Subject, claims oidcverify.Claims, userField string) (decision, error) {
 	if userField != "" && userField != string(access.Fleet) {
-		return decision{}, deny(ReasonWrongAccount, "a device asked for account %s", oidcverify.Clip(userField))
+		return decision{}, deny(ReasonWrongAccount, "a device asked for account %s", shown(userField))
 	}
 	id := ""
 	if subject != nil {
@@ -126,5 +126,15 @@ func chooseAccount(roles []access.Role, userField string) (access.Account, error
 		}
 		return asked, nil
 	}
-	return "", deny(ReasonWrongAccount, "the user field is %s; beside a token it may be ops or data", oidcverify.Clip(userField))
+	return "", deny(ReasonWrongAccount, "the user field is %s; beside a token it may be ops or data", shown(userField))
+}
+
+// shown is a user field for the log. A long one is more likely a token that was
+// put there by mistake than an account's name.
+func shown(userField string) string {
+	const longest = 32
+	if len(userField) > longest {
+		return "something long, not shown here"
+	}
+	return oidcverify.Clip(userField)
 }

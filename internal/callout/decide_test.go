@@ -202,3 +202,11 @@ func FuzzRolesClaim(f *testing.F) {
 		}
 	})
 }
+
+func TestTokenInTheUserFieldStaysOutOfTheLog(t *testing.T) {
+	token := "eyJhbGciOiJFUzI1NiJ9." + strings.Repeat("x", 200)
+	_, err := chooseAccount([]access.Role{access.RoleAdmin}, token)
+	if err == nil || strings.Contains(err.Error(), "eyJ") {
+		t.Errorf("err = %v", err)
+	}
+}
