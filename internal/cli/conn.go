@@ -99,12 +99,30 @@ func (a *app) settings() (settings, error) {
 	if s.login.empty() {
 		s.login = login{token: a.getenv("FLEET_TOKEN"), user: a.getenv("FLEET_USER"), password: a.getenv("FLEET_PASSWORD"), from: "the environment variables"}
 	}
+	// Before any message names it.
+	if err := checkServer(s.server); err != nil {
+		return s, err
+	}
 	if s.server == "" || s.login.empty() {
 		if err := s.fromContext(a); err != nil {
 			return s, err
 		}
 	}
 	return s, s.login.check()
+}
+
+// checkServer refuses what is not a list of server addresses, or holds a
+// password, without quoting that.
+func checkServer(servers string) error {
+	if servers == "" {
+		return nil
+	}
+	for _, u := range strings.Split(servers, ",") {
+		if _, err := natsconn.CheckURL(u, false, false, false); err != nil {
+			return rejected("%v", err)
+		}
+	}
+	return nil
 }
 
 func (s *settings) fromContext(a *app) error {

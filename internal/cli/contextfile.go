@@ -97,6 +97,9 @@ func parseContext(raw []byte) (*contextFile, error) {
 	if c.Server == "" {
 		return nil, errors.New("has no server")
 	}
+	if err := checkServer(c.Server); err != nil {
+		return nil, errors.New(messageOf(err))
+	}
 	return &c, nil
 }
 

@@ -56,6 +56,7 @@ func (p *pingCommand) run(ctx context.Context, devices []string) error {
 			return err
 		}
 	}
+	devices = distinct(devices)
 	c, s, done, err := p.app.client(ctx)
 	printer := p.app.newPingPrinter(s.server)
 	if err != nil {
@@ -68,6 +69,17 @@ func (p *pingCommand) run(ctx context.Context, devices []string) error {
 		}
 	}
 	return printer.run(ctx, c, devices)
+}
+
+// distinct names each device once: one that is named twice has one outcome.
+func distinct(devices []string) []string {
+	var once []string
+	for _, id := range devices {
+		if !slices.Contains(once, id) {
+			once = append(once, id)
+		}
+	}
+	return once
 }
 
 // pingPrinter prints results as they come and sums them up.

@@ -178,7 +178,7 @@ func CheckURL(raw string, hasCA, secret, insecure bool) (string, error) {
 		return "", fmt.Errorf("server address %q: unknown scheme %q; use nats, tls, ws or wss", raw, u.Scheme)
 	}
 	if secret && !insecure && !netaddr.IsLoopback(u.Hostname()) && (!hasCA || u.Scheme == "ws") {
-		return "", fmt.Errorf("server address %q is plaintext and not on this machine: a token or password would travel in clear; use tls://, name a CA file, or allow it with insecure = true", raw)
+		return "", fmt.Errorf("server address %q is plaintext and not on this machine: a token or password would travel in clear; use tls://, name a CA file, or allow it (insecure = true in a configuration, --insecure on the command line)", raw)
 	}
 	return raw, nil
 }
