@@ -66,6 +66,7 @@ func FuzzParsePart(f *testing.F) {
 	f.Add("204", "EOB", "", "", "", "7", "12", true)
 	f.Add("404", "Message Not Found", "", "", "", "", "", false)
 	f.Add("503", "", "", "", "", "", "", false)
+	f.Add("204", "EOB", "", "", "", strings.Repeat("\xff", 1000), "12", true) // the error must not repeat it all
 	f.Fuzz(func(t *testing.T, status, description, subject, seq, at, pending, upTo string, batch bool) {
 		h := map[string][]string{}
 		for name, value := range map[string]string{

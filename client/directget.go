@@ -91,7 +91,7 @@ func parsePart(h map[string][]string, data []byte, batch bool) (part, error) {
 	case "204": // end of a batch
 		pending, err := strconv.ParseUint(first(h, headerPending), 10, 64)
 		if err != nil {
-			return part{}, fmt.Errorf("end of a read: header %s: %w", headerPending, err)
+			return part{}, fmt.Errorf("end of a read: header %s is %.40q", headerPending, first(h, headerPending))
 		}
 		upTo, _ := strconv.ParseUint(first(h, headerUpTo), 10, 64) // only where many subjects were asked for
 		return part{end: true, more: pending > 0, upTo: upTo}, nil

@@ -1,0 +1,103 @@
+package local
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// refused expects that Up fails at once, says want, and leaves nothing.
+func refused(t *testing.T, o Options, want string) {
+	t.Helper()
+	before := traces(t)
+	begin := time.Now()
+	_, err := New(o).Up(t.Context())
+	if err == nil {
+		if err := New(o).Down(context.Background()); err != nil {
+			t.Error(err)
+		}
+		t.Fatal("it is up")
+	}
+	if !strings.Contains(err.Error(), want) {
+		t.Errorf("got %v, want %q in it", err, want)
+	}
+	if took := time.Since(begin); took > 5*time.Second {
+		t.Errorf("it took %v to refuse", took)
+	}
+	compareTraces(t, before)
+}
+
+// withLink adds a link and removes it at the test's end.
+func withLink(t *testing.T, args ...string) {
+	t.Helper()
+	t.Cleanup(func() { _ = exec.Command("ip", "link", "delete", args[0]).Run() }) // it may not be there
+	if output, err := exec.Command("ip", append([]string{"link", "add"}, args...)...).CombinedOutput(); err != nil {
+		t.Fatalf("add link: %v: %s", err, output)
+	}
+}
+
+func TestTakenLinkIsRefused(t *testing.T) {
+	needCluster(t)
+	withLink(t, "hf-fleet-test", "type", "veth", "peer", "name", "hf-other")
+	refused(t, testOptions(), "ip link delete hf-fleet-test")
+}
+
+func TestTakenNetworkIsRefused(t *testing.T) {
+	needCluster(t)
+	withLink(t, "hf-probe0", "type", "veth", "peer", "name", "hf-probe1")
+	for _, args := range [][]string{{"link", "set", "hf-probe0", "up"}, {"route", "add", "10.214.7.0/24", "dev", "hf-probe0"}} {
+		if output, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+			t.Fatalf("ip %v: %v: %s", args, err, output)
+		}
+	}
+	refused(t, testOptions(), "overlaps with the route to 10.214.7.0/24 by hf-probe0: choose another network")
+}
+
+func TestMissingContainerdIsRefused(t *testing.T) {
+	needCluster(t)
+	dir := t.TempDir()
+	for _, name := range []string{"ps", "ip", "iptables-save", "ip6tables-save"} { // what the test itself runs
+		path, err := exec.LookPath(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(path, dir+"/"+name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("PATH", dir)
+	refused(t, testOptions(), "apt-get install -y containerd runc iptables")
+}
+
+func TestClusterOfAnotherNameInTheSameDirectoryIsRefused(t *testing.T) {
+	needCluster(t)
+	up(t)
+	o := testOptions()
+	o.Name = "other"
+	_, err := New(o).Up(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "has the name fleet-test") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestUsersAreRefused(t *testing.T) {
+	needCluster(t)
+	// The test's binary and what it reads are root's alone.
+	binary := "/tmp/fleet-test-user"
+	t.Cleanup(func() { _ = os.Remove(binary) }) // reported below if it was not made
+	if err := linkOrCopy("/proc/self/exe", binary); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(binary)
+	cmd.Dir = "/tmp"
+	cmd.Env = []string{"FLEET_TEST_UP=1", "HOME=/tmp", "PATH=" + os.Getenv("PATH")}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	output, err := cmd.CombinedOutput()
+	if err == nil || !strings.Contains(string(output), "it needs root: run this with sudo") {
+		t.Errorf("got %v: %s", err, output)
+	}
+}
