@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -10,11 +9,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/pelletier/go-toml/v2"
-
 	"github.com/harmony-fleet/fleet/command"
 	"github.com/harmony-fleet/fleet/internal/credentials"
 	"github.com/harmony-fleet/fleet/internal/natsconn"
+	"github.com/harmony-fleet/fleet/internal/tomlconfig"
 )
 
 // DefaultStateDir is where the program keeps its state where its configuration
@@ -54,35 +52,11 @@ type Config struct {
 	} `toml:"log"`
 }
 
-// Duration is written as Go writes it, for example "10s".
-type Duration time.Duration
-
-// UnmarshalText reads what time.ParseDuration reads.
-func (d *Duration) UnmarshalText(text []byte) error {
-	v, err := time.ParseDuration(string(text))
-	*d = Duration(v)
-	return err
-}
-
-// URLs is one URL, or a list of them.
-type URLs []string
-
-var errURLs = errors.New("nats.url: want a string or a list of strings")
-
-// UnmarshalTOML takes a string or an array of strings.
-func (u *URLs) UnmarshalTOML(data []byte) error {
-	var one struct{ V string }
-	if err := toml.Unmarshal(append([]byte("V = "), data...), &one); err == nil {
-		*u = URLs{one.V}
-		return nil
-	}
-	var many struct{ V []string }
-	if err := toml.Unmarshal(append([]byte("V = "), data...), &many); err != nil {
-		return errURLs
-	}
-	*u = many.V
-	return nil
-}
+// Duration and URLs are how a configuration writes them; see package tomlconfig.
+type (
+	Duration = tomlconfig.Duration
+	URLs     = tomlconfig.URLs
+)
 
 // LoadConfig reads and checks a configuration file.
 func LoadConfig(file string) (Config, error) {
@@ -100,41 +74,14 @@ func LoadConfig(file string) (Config, error) {
 // ParseConfig reads and checks a configuration. An unknown key is an error that
 // names the key and its line; other faults name the key.
 func ParseConfig(raw []byte) (Config, error) {
-	var c Config
-	dec := toml.NewDecoder(bytes.NewReader(raw)).DisallowUnknownFields().EnableUnmarshalerInterface()
-	if err := dec.Decode(&c); err != nil {
-		return Config{}, explainTOML(err)
+	c, err := tomlconfig.Decode[Config](raw)
+	if err != nil {
+		return Config{}, err
 	}
 	if err := c.Validate(); err != nil {
 		return Config{}, err
 	}
 	return c, nil
-}
-
-// explainTOML keeps the positions and key names of a TOML error and nothing of
-// the file's text, which may hold a password.
-func explainTOML(err error) error {
-	var strict *toml.StrictMissingError
-	if errors.As(err, &strict) {
-		var all []error
-		for _, e := range strict.Errors {
-			row, _ := e.Position()
-			all = append(all, fmt.Errorf("line %d: unknown key %q", row, strings.Join(e.Key(), ".")))
-		}
-		return errors.Join(all...)
-	}
-	if errors.Is(err, errURLs) { // go-toml gives no position for these
-		return errURLs
-	}
-	var bad *toml.DecodeError
-	if errors.As(err, &bad) {
-		row, col := bad.Position()
-		if key := bad.Key(); len(key) > 0 {
-			return fmt.Errorf("line %d, column %d: key %q has a value of the wrong kind", row, col, strings.Join(key, "."))
-		}
-		return fmt.Errorf("line %d, column %d: not valid TOML, or a value of the wrong kind", row, col)
-	}
-	return errors.New("not valid TOML")
 }
 
 // Validate names every key that is wrong, all in one error. It reads no file.
