@@ -101,6 +101,7 @@ func commands(a *app) []*cobra.Command {
 		newAuditCommand(a),
 		newLabelCommand(a),
 		newProvisionCommand(a),
+		newClusterCommand(a),
 		newBenchCommand(a),
 		newVersionCommand(a),
 	}
@@ -124,3 +125,6 @@ func (a *app) checkGlobal() error {
 }
 
 func (a *app) json() bool { return a.output == "json" }
+
+// logger is the log, once the command line has been read.
+func (a *app) logger() *slog.Logger { return a.log }

@@ -32,14 +32,18 @@ type Settings struct {
 	// that they are not. It is asked after flags have been read.
 	JSON func() bool
 
-	// Logger gets what happened in detail; nil means nothing is logged.
-	Logger *slog.Logger
+	// Logger gives the log of what happened in detail; nil means nothing is logged.
+	// It is asked after flags have been read.
+	Logger func() *slog.Logger
 }
 
 // New returns the command with its subcommands.
 func New(s Settings) *cobra.Command {
 	if s.JSON == nil {
 		s.JSON = func() bool { return false }
+	}
+	if s.Logger == nil {
+		s.Logger = func() *slog.Logger { return nil }
 	}
 	c := &command{settings: s}
 	root := &cobra.Command{
@@ -85,7 +89,7 @@ func (c *command) provider(progress io.Writer) (*local.Provider, error) {
 	}
 	return local.New(local.Options{
 		Dir: c.dir, Name: c.name, Network: network, Source: c.source,
-		Progress: progress, Logger: c.settings.Logger,
+		Progress: progress, Logger: c.settings.Logger(),
 	}), nil
 }
 
