@@ -79,7 +79,9 @@ const (
 //
 // It listens to what devices publish only to learn that there is something new,
 // and reads it from the stream: after a lost connection nothing is missing and
-// nothing comes twice.
+// nothing comes twice. It ends with an error that matches [ErrDenied] where the
+// role is missing, and where the connection was closed because the broker no
+// longer accepts its credential.
 func (c *Client) FollowAudit(ctx context.Context, f AuditFilter) iter.Seq2[AuditEntry, error] {
 	return func(yield func(AuditEntry, error) bool) {
 		if err := c.follow(ctx, f, yield); err != nil && ctx.Err() == nil {

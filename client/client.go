@@ -164,6 +164,10 @@ func (c *Client) watch(status <-chan nats.Status) {
 func lost(s nats.Status, cause error) *command.Error {
 	switch s {
 	case nats.CLOSED:
+		if refused(cause) {
+			return fault(command.OutcomeDenied, fmt.Errorf("%w: %w", ErrNATS, cause),
+				"the broker no longer accepts the credential of this connection: it expired or was revoked; sign in again with a fresh one")
+		}
 		return natsFault(cause, "the connection to the broker is closed; connect again")
 	case nats.DRAINING_SUBS, nats.DRAINING_PUBS:
 		return natsFault(nil, "the connection to the broker is being drained")
@@ -179,7 +183,7 @@ func (c *Client) ready() *command.Error {
 	case nats.CONNECTED:
 		return nil
 	case nats.CLOSED, nats.DRAINING_SUBS, nats.DRAINING_PUBS:
-		return lost(s, nil)
+		return lost(s, c.lastError())
 	default:
 		return natsFault(c.lastError(), "not connected to the broker; it reconnects by itself, try again")
 	}

@@ -47,6 +47,11 @@ func natsFault(cause error, format string, args ...any) *command.Error {
 	return fault(command.OutcomeFailed, err, format, args...)
 }
 
+// refused tells whether err is the broker's refusal of a credential.
+func refused(err error) bool {
+	return errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) || errors.Is(err, nats.ErrAuthRevoked)
+}
+
 // of says of which command e is. e itself may be shared by many commands.
 func of(e *command.Error, verb command.Verb, device, requestID string) *command.Error {
 	c := *e

@@ -14,7 +14,7 @@ import (
 
 func main() {
 	// A reader of stdout that goes away (fleet up | head) is an error of the write,
-	// which ends the command in order, and not the end of the process.
+	// which ends the command in order and in silence, and not the end of the process.
 	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	// After the first signal the next one ends the process at once.

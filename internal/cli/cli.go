@@ -5,7 +5,8 @@
 //
 // Results go to stdout, as text or as one JSON object per line; errors and
 // progress go to stderr. How a command ended is its exit code, the table of
-// docs/cli.md. How to connect is settled in conn.go: flags, then environment,
+// docs/cli.md; a reader of stdout that goes away ends it without a word
+// (output.go). How to connect is settled in conn.go: flags, then environment,
 // then the context file that `fleet up` writes (contextfile.go). What a client
 // knows of a command and no device can, such as that a device was offline, is
 // kept in a log of the user's own (commandlog.go).
@@ -18,6 +19,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -42,20 +44,48 @@ type app struct {
 // Main runs one command line and gives its exit code. It ends, with whatever
 // it started, when ctx does.
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	a := &app{stdout: stdout, stderr: stderr, getenv: os.Getenv}
+	out := &pipeWriter{Writer: stdout}
+	a := &app{stdout: out, stderr: stderr, getenv: os.Getenv}
 	root := a.root()
 	root.SetArgs(args)
-	root.SetOut(stdout)
+	root.SetOut(out)
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
+	if out.broken.Load() {
+		return exitBrokenPipe
+	}
 	if err == nil {
 		return 0
 	}
 	if !a.started {
 		err = usageError{err}
+		a.output = formatOf(args)
 	}
 	a.report(err)
 	return exitCode(err)
+}
+
+// formatOf is the format that a command line asks for which could not be read:
+// its errors are to come in that format all the same.
+func formatOf(args []string) string {
+	output := ""
+	for i, arg := range args {
+		if arg == "--" {
+			break
+		}
+		value, ok := strings.CutPrefix(arg, "--output=")
+		switch {
+		case ok:
+		case (arg == "-o" || arg == "--output") && i+1 < len(args):
+			value = args[i+1]
+		case strings.HasPrefix(arg, "-o"):
+			value = strings.TrimPrefix(arg[len("-o"):], "=")
+		default:
+			continue
+		}
+		output = value
+	}
+	return output
 }
 
 func (a *app) root() *cobra.Command {

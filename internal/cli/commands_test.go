@@ -134,3 +134,89 @@ func checkCommandLog(t *testing.T, h *home, p *process) {
 		}
 	}
 }
+
+// TestEveryDeviceAskedForHasALine holds that one bad id among good ones keeps
+// none of them from being pinged.
+func TestEveryDeviceAskedForHasALine(t *testing.T) {
+	h := newHome(t)
+	p := h.up("--auth", "userpass", "--devices", "1")
+	outcomes := func(o outputOf) map[string]command.Outcome {
+		got := map[string]command.Outcome{}
+		for line := range strings.Lines(o.stdout) {
+			var r result
+			if err := json.Unmarshal([]byte(line), &r); err != nil {
+				t.Errorf("%s: %v", line, err)
+			}
+			got[r.DeviceID] = r.Outcome
+		}
+		return got
+	}
+	o := h.fleet("ping", "vm-device-00", "B", "a.b", "-o", "json")
+	if got := outcomes(o); o.code != 2 || len(got) != 3 || got["vm-device-00"] != "ok" || got["B"] != "rejected" || got["a.b"] != "rejected" {
+		t.Errorf("%s", o)
+	}
+	if o := h.fleet("ping", "nobody", "B", "-o", "json"); o.code != 3 || len(outcomes(o)) != 2 {
+		t.Errorf("the larger of the two codes: %s", o)
+	}
+	if o := h.fleet("ping", "vm-device-00", "B"); o.code != 2 || !strings.HasPrefix(o.stdout, "vm-device-00  ok  ") || !strings.Contains(o.stderr, `device id "B"`) {
+		t.Errorf("as text: %s", o)
+	}
+	p.interrupt()
+	nobody := []string{"--server", "nats://127.0.0.1:1", "--user", "u", "--password", "p", "-o", "json"}
+	o = h.fleet(append([]string{"ping", "a", "B"}, nobody...)...)
+	if got := outcomes(o); o.code != 2 || got["a"] != "failed" || got["B"] != "rejected" {
+		t.Errorf("without a broker: %s", o)
+	}
+}
+
+// TestFormatIsHonouredWhereFlagsAreWrong: who asks for JSON gets the fault of the
+// command line as JSON, wherever on it -o stands.
+func TestFormatIsHonouredWhereFlagsAreWrong(t *testing.T) {
+	h := newHome(t)
+	for _, args := range [][]string{
+		{"ping", "--bogus", "-o", "json"},
+		{"ping", "-o", "json", "x", "--timeout", "x"},
+		{"ping", "--timeout", "x", "-ojson"},
+		{"ping", "--bogus", "--output=json"},
+		{"ping", "--bogus", "--output", "json"},
+		{"pign", "-o=json"},
+		{"audit", "x", "-o", "json"},
+		{"label", "x", "-o", "json"},
+		{"cluster", "status", "--bogus", "-o", "json"},
+	} {
+		o := h.fleet(args...)
+		var line result
+		if err := json.Unmarshal([]byte(o.stdout), &line); err != nil || o.code != 2 || line.Outcome != command.OutcomeRejected || line.Message == "" {
+			t.Errorf("%v: %s", args, o)
+		}
+	}
+	for _, args := range [][]string{{"ping", "--bogus"}, {"ping", "--bogus", "-o", "text"}, {"ping", "--bogus", "--", "-o", "json"}} {
+		if o := h.fleet(args...); o.stdout != "" || o.code != 2 {
+			t.Errorf("%v: %s", args, o)
+		}
+	}
+}
+
+// TestReaderThatGoesAwayIsNoError: `fleet ping --all | head -1` ends as other
+// programs do, without a word.
+func TestReaderThatGoesAwayIsNoError(t *testing.T) {
+	h := newHome(t)
+	p := h.up("--auth", "userpass", "--devices", "3")
+	testwait.For(t, patience, "an audit record", func() bool { return h.fleet("audit").stdout != "" })
+	for _, args := range [][]string{{"ping", "--all"}, {"ping", "--all", "-o", "json"}, {"devices"}, {"audit"}, {"audit", "-f"}, {"version"}, {"--help"}} {
+		read, write, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = read.Close()
+		cmd := h.command(t.Context(), args...)
+		var stderr strings.Builder
+		cmd.Stdout, cmd.Stderr = write, &stderr
+		_ = cmd.Run()
+		_ = write.Close()
+		if code := cmd.ProcessState.ExitCode(); code != exitBrokenPipe || stderr.String() != "" {
+			t.Errorf("%v: exit code %d, stderr: %s", args, code, &stderr)
+		}
+	}
+	p.interrupt()
+}

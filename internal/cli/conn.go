@@ -251,6 +251,12 @@ func (a *app) withData(ctx context.Context, timeout time.Duration, act func(cont
 	return err
 }
 
+// soon lets a person who follows something wait a second or two for a reconnect,
+// not twelve: agents spread theirs out because there are so many of them.
+func soon() []nats.Option {
+	return []nats.Option{nats.ReconnectWait(time.Second), nats.ReconnectJitter(time.Second, time.Second)}
+}
+
 func (a *app) dial(ctx context.Context, s settings, account access.Account, opts []nats.Option) (*nats.Conn, error) {
 	for _, file := range []string{s.ca, s.cert, s.key} {
 		if file == "" {
@@ -280,7 +286,7 @@ func (a *app) dial(ctx context.Context, s settings, account access.Account, opts
 		nc, err := natsconn.Connect(ctx, natsconn.Config{
 			URLs: strings.Split(s.server, ","), TLS: natsconn.TLS{CA: s.ca, Cert: s.cert, Key: s.key}, Insecure: s.insecure,
 			Credentials: src, InboxPrefix: inbox, Name: "fleet " + version.String(), Logger: a.log,
-			Options: append(opts, nats.Timeout(a.timeout)),
+			EndWhenRefused: true, Options: append(soon(), append(opts, nats.Timeout(a.timeout))...),
 		})
 		done <- dialed{nc, err}
 	}()

@@ -2,8 +2,12 @@ package cli
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -17,6 +21,25 @@ type result struct {
 	RTT      *int64          `json:"rtt_us,omitempty"` // microseconds
 	Reply    any             `json:"reply,omitempty"`
 	Message  string          `json:"message,omitempty"`
+}
+
+// exitBrokenPipe is what a shell says of a program that SIGPIPE ended: 128 and
+// the number of the signal.
+const exitBrokenPipe = 128 + int(syscall.SIGPIPE)
+
+// pipeWriter remembers that nobody reads stdout any more, as after `| head -1`,
+// which is no fault of this program.
+type pipeWriter struct {
+	io.Writer
+	broken atomic.Bool
+}
+
+func (w *pipeWriter) Write(p []byte) (int, error) {
+	n, err := w.Writer.Write(p)
+	if errors.Is(err, syscall.EPIPE) {
+		w.broken.Store(true)
+	}
+	return n, err
 }
 
 // writeJSON prints v as one line on stdout.

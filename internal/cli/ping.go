@@ -50,13 +50,10 @@ func (p *pingCommand) run(ctx context.Context, devices []string) error {
 	if err != nil {
 		return err
 	}
-	// Before anything is dialed: a bad id is bad without a broker too.
-	for _, id := range devices {
-		if err := command.CheckDeviceID(id); err != nil {
-			return err
-		}
-	}
 	devices = distinct(devices)
+	if len(devices) > 0 && !slices.ContainsFunc(devices, isDeviceID) {
+		return p.app.newPingPrinter("").refuse(devices) // a bad id is bad without a broker too
+	}
 	c, s, done, err := p.app.client(ctx)
 	printer := p.app.newPingPrinter(s.server)
 	if err != nil {
@@ -70,6 +67,8 @@ func (p *pingCommand) run(ctx context.Context, devices []string) error {
 	}
 	return printer.run(ctx, c, devices)
 }
+
+func isDeviceID(id string) bool { return command.CheckDeviceID(id) == nil }
 
 // distinct names each device once: one that is named twice has one outcome.
 func distinct(devices []string) []string {
@@ -99,7 +98,7 @@ func (a *app) newPingPrinter(server string) *pingPrinter {
 // run pings devices. Its error has the exit code of the worst outcome.
 func (p *pingPrinter) run(ctx context.Context, c *client.Client, devices []string) error {
 	for _, d := range devices {
-		p.width = max(p.width, len(d))
+		p.width = max(p.width, min(len(d), command.MaxDeviceID))
 	}
 	defer func() { p.app.logCommands(p.unseen) }()
 	for r := range c.PingAll(ctx, devices, client.FanOut{Timeout: p.app.timeout}) {
@@ -110,26 +109,50 @@ func (p *pingPrinter) run(ctx context.Context, c *client.Client, devices []strin
 	return p.sum()
 }
 
+// refuse is the outcome of ids that are none.
+func (p *pingPrinter) refuse(ids []string) error {
+	for _, id := range ids {
+		var e *command.Error
+		if err := command.CheckDeviceID(id); errors.As(err, &e) {
+			if err := p.print(client.PingResult{Device: id, Err: e}); err != nil {
+				return err
+			}
+		}
+	}
+	return p.sum()
+}
+
 // none stands in for run where there is no connection: every device that was
-// named gets that outcome.
+// named gets that outcome, unless its id is none.
 func (p *pingPrinter) none(devices []string, err error) error {
-	outcome := outcomeOf(err)
+	outcome, message := outcomeOf(err), messageOf(err)
 	if outcome == command.OutcomeRejected {
 		return err // nothing was tried
 	}
+	code := outcome.ExitCode()
+	var named, bad []string
 	for _, d := range devices {
-		p.unseen = append(p.unseen, p.entry(&command.Error{Outcome: outcome, DeviceID: d, Message: messageOf(err)}))
+		if !isDeviceID(d) {
+			bad = append(bad, d)
+			continue
+		}
+		named = append(named, d)
+		p.unseen = append(p.unseen, p.entry(&command.Error{Outcome: outcome, DeviceID: d, Message: message}))
 	}
 	p.app.logCommands(p.unseen)
-	if !p.app.json() || len(devices) == 0 {
-		return err
+	if len(bad) > 0 {
+		code = max(code, exitCode(p.refuse(bad)))
 	}
-	for _, d := range devices {
-		if err := p.app.writeJSON(result{DeviceID: d, Outcome: outcome, Message: messageOf(err)}); err != nil {
+	if !p.app.json() || len(devices) == 0 {
+		p.app.report(err)
+		return exitError{code: code}
+	}
+	for _, d := range named {
+		if err := p.app.writeJSON(result{DeviceID: d, Outcome: outcome, Message: message}); err != nil {
 			return err
 		}
 	}
-	return exitError{code: outcome.ExitCode(), summary: oneLine(err.Error())}
+	return exitError{code: code, summary: oneLine(err.Error())}
 }
 
 func (p *pingPrinter) entry(e *command.Error) commandLogEntry {

@@ -59,6 +59,12 @@ type Config struct {
 	// Retry makes Connect return at once and try for ever in the background.
 	// Without it, Connect fails early with an [*command.Error].
 	Retry bool
+	// EndWhenRefused closes the connection once the broker has refused, on two
+	// reconnects in a row, a credential that was asked for anew: it expired or was
+	// revoked, and nothing that waits will change that. A refusal that took as long
+	// as an auth callout that is away does not count. Without it, and for agents,
+	// reconnects go on for ever.
+	EndWhenRefused bool
 	// InProcess, if set, replaces TCP: a server inside this process.
 	InProcess nats.InProcessConnProvider
 	// Logger gets what happens to the connection; nil discards.
@@ -111,6 +117,10 @@ type dialer struct {
 	ctx     context.Context // of no deadline: reconnects outlive Connect
 	// first is the context of Connect while Connect runs.
 	first atomic.Pointer[context.Context]
+	// began is when the attempt under way reached out to the server.
+	began atomic.Pointer[time.Time]
+	// refusals in a row; the library's handlers run one after the other.
+	refusals int
 }
 
 // attempt is the context of the attempt under way.
@@ -212,13 +222,12 @@ func (d *dialer) options() []nats.Option {
 			d.log.Info("connected to the broker again", "server", nc.ConnectedUrlRedacted())
 		}),
 		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) {
-			if errors.Is(err, nats.ErrAuthorization) && d.Credentials != nil {
-				credentials.Invalidate(d.Credentials)
-			}
 			d.log.Info("not connected to the broker yet; trying again", "error", d.explain(err))
 		}),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
-			d.log.Warn("broker", "error", err)
+			if !Refused(err) { // that is said by refused
+				d.log.Warn("broker", "error", err)
+			}
 		}),
 	}
 	if d.Retry {
@@ -247,7 +256,66 @@ func (d *dialer) options() []nats.Option {
 			opts = append(opts, nats.ClientCert(d.TLS.Cert, d.TLS.Key))
 		}
 	}
-	return append(opts, d.Config.Options...)
+	// A refusal at a reconnect comes to the error handler only, so that has to be
+	// heard whoever's handler is set.
+	return append(append(opts, d.Config.Options...), func(o *nats.Options) error {
+		handler, reconnected := o.AsyncErrorCB, o.ReconnectedCB
+		o.ReconnectedCB = func(nc *nats.Conn) {
+			d.refusals = 0
+			if reconnected != nil {
+				reconnected(nc)
+			}
+		}
+		o.AsyncErrorCB = func(nc *nats.Conn, sub *nats.Subscription, err error) {
+			if Refused(err) {
+				d.refused(nc, err)
+			}
+			if handler != nil {
+				handler(nc, sub, err)
+			}
+		}
+		return nil
+	})
+}
+
+// Refused tells whether err is the broker's refusal of a credential, at connect
+// or, where it expired or was revoked, later.
+func Refused(err error) bool {
+	return errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) || errors.Is(err, nats.ErrAuthRevoked)
+}
+
+// refused hears of each refusal after Connect: of a reconnect
+// (nats.ErrAuthorization), or of a connection that stood until now (the others).
+func (d *dialer) refused(nc *nats.Conn, err error) {
+	if !errors.Is(err, nats.ErrAuthorization) {
+		d.log.Info("the broker ended the connection; signing in again", "error", err)
+		return
+	}
+	if d.Credentials != nil {
+		credentials.Invalidate(d.Credentials)
+	}
+	// Two, because a callout that starts refuses at once while it has not got the
+	// issuer's keys.
+	if d.EndWhenRefused && !d.calloutSilent() {
+		d.refusals++
+	}
+	if d.refusals == 2 {
+		d.log.Info("signing in again was refused twice; giving up", "error", d.explain(err))
+		nc.Close()
+		return
+	}
+	d.log.Warn("not signed in to the broker again; trying on", "error", d.explain(err))
+}
+
+// calloutBudget is what a server gives its auth callout (2 s), less the time
+// that its clock may have begun before ours.
+const calloutBudget = 1900 * time.Millisecond
+
+// calloutSilent tells whether a refusal came so late that the server may have
+// waited in vain for its callout: both are the same two words on the wire.
+func (d *dialer) calloutSilent() bool {
+	began := d.began.Load()
+	return began != nil && time.Since(*began) >= calloutBudget
 }
 
 // Dial is for nats.SetCustomDialer. The credential is asked for before the
@@ -257,6 +325,7 @@ func (d *dialer) Dial(network, address string) (net.Conn, error) {
 	if err := d.fetch(); err != nil {
 		return nil, err
 	}
+	d.beginAttempt()
 	ctx := d.attempt()
 	conn, err := (&net.Dialer{Timeout: ConnectTimeout}).DialContext(ctx, network, address)
 	if err != nil {
@@ -277,7 +346,13 @@ func (d *dialer) InProcessConn() (net.Conn, error) {
 	if err := d.fetch(); err != nil {
 		return nil, err
 	}
+	d.beginAttempt()
 	return d.InProcess.InProcessConn()
+}
+
+func (d *dialer) beginAttempt() {
+	now := time.Now()
+	d.began.Store(&now)
 }
 
 // fetch asks the source, within its budget, and keeps what it got for the
@@ -327,7 +402,10 @@ func (d *dialer) explain(err error) error {
 		return *p
 	}
 	switch {
-	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired), errors.Is(err, nats.ErrAuthRevoked):
+	case errors.Is(err, nats.ErrAuthorization) && d.calloutSilent():
+		return &command.Error{Outcome: command.OutcomeDenied, Message: "the broker at " + where +
+			" refused the credential, but only after 2 s: its auth callout may not have answered in time; check that fleet-callout runs and is ready (/readyz), and where it is, its log says why", Err: err}
+	case Refused(err):
 		return &command.Error{Outcome: command.OutcomeDenied, Message: "the broker at " + where +
 			" refused the credential: it may be expired or lack a role for this account; the callout's log says why", Err: err}
 	case errors.Is(err, nats.ErrNoServers):
