@@ -107,12 +107,22 @@ func Provision(ctx context.Context, nc *nats.Conn, o ProvisionOptions) ([]Change
 	for _, want := range Streams(o) {
 		action, err := provisionStream(ctx, js, want)
 		if err != nil {
-			return changes, fmt.Errorf("provision %s: %w; the connection needs the role %s or %s in the data account",
-				want.Name, err, access.RoleController, access.RoleAdmin)
+			return changes, provisionFault(want.Name, err)
 		}
 		changes = append(changes, Change{Stream: want.Name, Action: action})
 	}
 	return changes, nil
+}
+
+// provisionFault says what JetStream said. Only where it said nothing may the role
+// be what is missing: the broker drops a request that is not allowed.
+func provisionFault(stream string, err error) error {
+	var api *jetstream.APIError
+	if errors.As(err, &api) {
+		return fmt.Errorf("provision %s: JetStream refuses it: %w", stream, err)
+	}
+	return fmt.Errorf("provision %s: %w; JetStream must run there, and the connection needs the role %s or %s in the data account",
+		stream, err, access.RoleController, access.RoleAdmin)
 }
 
 func provisionStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig) (action string, err error) {

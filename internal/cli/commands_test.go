@@ -83,9 +83,9 @@ func checkAudit(t *testing.T, h *home) {
 	t.Helper()
 	tail := h.start("audit", "-f", "--device", "vm-device-00", "-o", "json")
 	var o outputOf
-	testwait.For(t, patience, "five audit records", func() bool {
+	testwait.For(t, patience, "six audit records", func() bool {
 		o = h.fleet("audit", "--device", "vm-device-00", "-o", "json")
-		return strings.Count(o.stdout, "\n") >= 5 // up, and four pings above
+		return strings.Count(o.stdout, "\n") >= 6 // up, and five pings above
 	})
 	if o.code != 0 || strings.Contains(o.stdout, `"gap"`) {
 		t.Errorf("audit: %s", o)
@@ -217,6 +217,17 @@ func TestReaderThatGoesAwayIsNoError(t *testing.T) {
 		if code := cmd.ProcessState.ExitCode(); code != exitBrokenPipe || stderr.String() != "" {
 			t.Errorf("%v: exit code %d, stderr: %s", args, code, &stderr)
 		}
+	}
+	p.interrupt()
+}
+
+// TestProvisionNamesTheRealCause: what JetStream refuses is not a matter of roles.
+func TestProvisionNamesTheRealCause(t *testing.T) {
+	h := newHome(t)
+	p := h.up("--auth", "userpass", "--devices", "1")
+	o := h.fleet("provision", "--replicas", "3")
+	if o.code != 1 || !strings.Contains(o.stderr, "replicas > 1 not supported in non-clustered mode") || strings.Contains(o.stderr, "role") || strings.Count(o.stderr, "\n") != 1 {
+		t.Errorf("%s", o)
 	}
 	p.interrupt()
 }

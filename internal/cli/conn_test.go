@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"io"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -80,6 +81,9 @@ func TestConnectionSettingsComeInOrder(t *testing.T) {
 			a.flags = c.flags
 			if c.context != nil {
 				path, _ := a.contextPath()
+				if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+					t.Fatal(err)
+				}
 				if err := c.context.write(path); err != nil {
 					t.Fatal(err)
 				}

@@ -1,18 +1,21 @@
 package cli
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
+	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
+	"time"
 
 	"github.com/pelletier/go-toml/v2"
 
 	"github.com/harmony-fleet/fleet/command"
+	"github.com/harmony-fleet/fleet/internal/atomicfile"
+	"github.com/harmony-fleet/fleet/internal/tomlconfig"
 )
 
 // contextFile is how to reach a fleet, as `fleet up` writes it for the
@@ -74,25 +77,9 @@ func readContext(path string) (*contextFile, error) {
 
 // parseContext reads the file's content. Its errors name keys, never values.
 func parseContext(raw []byte) (*contextFile, error) {
-	var c contextFile
-	dec := toml.NewDecoder(bytes.NewReader(raw)).DisallowUnknownFields()
-	if err := dec.Decode(&c); err != nil {
-		var strict *toml.StrictMissingError
-		var bad *toml.DecodeError
-		switch {
-		case errors.As(err, &strict):
-			var keys []string
-			for _, e := range strict.Errors {
-				row, _ := e.Position()
-				keys = append(keys, fmt.Sprintf("unknown key %q in line %d", strings.Join(e.Key(), "."), row))
-			}
-			return nil, errors.New(strings.Join(keys, ", "))
-		case errors.As(err, &bad):
-			// The library's own text may quote a value.
-			row, column := bad.Position()
-			return nil, fmt.Errorf("line %d, column %d is not valid", row, column)
-		}
-		return nil, errors.New("is not valid TOML")
+	c, err := tomlconfig.Decode[contextFile](raw)
+	if err != nil {
+		return nil, err
 	}
 	if c.Server == "" {
 		return nil, errors.New("has no server")
@@ -103,44 +90,104 @@ func parseContext(raw []byte) (*contextFile, error) {
 	return &c, nil
 }
 
-// write puts the file in place as a whole, readable by this user only.
-func (c contextFile) write(path string) error {
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+// keptError is why a context file was left as it is.
+type keptError struct{ message string }
+
+func (e keptError) Error() string { return e.message }
+
+// claim writes the file for the `fleet up` that c.Up names, unless it is somebody
+// else's: another fleet's that runs, or written by hand. Then it is left alone and
+// the error is a keptError. What a fleet that is gone left behind is replaced.
+func (c contextFile) claim(path string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("context file: %w", err)
 	}
+	unlock, err := lockContext(path)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	before, err := readContext(path)
+	switch {
+	case err != nil:
+		return keptError{messageOf(err)}
+	case before == nil || before.Up != nil && before.Up.ID == c.Up.ID:
+	case before.Up == nil:
+		return keptError{"the context file " + path + " was written by hand and is kept"}
+	case before.Server != c.Server && before.runs(): // on one address there is one fleet: this one
+		return keptError{fmt.Sprintf("the context file %s belongs to another fleet that runs (%s, process %d) and is kept", path, before.Server, before.Up.PID)}
+	}
+	return c.write(path)
+}
+
+// write puts the file in place as a whole, readable by this user only.
+func (c contextFile) write(path string) error {
 	raw, err := toml.Marshal(c)
 	if err != nil {
 		return fmt.Errorf("context file: %w", err)
 	}
-	tmp, err := os.CreateTemp(dir, ".context-*") // mode 0600
-	if err != nil {
-		return fmt.Errorf("context file: %w", err)
-	}
-	defer func() { _ = os.Remove(tmp.Name()) }() // fails after the rename, as it should
-	_, err = tmp.WriteString("# Written by fleet up, for the fleet commands of other terminals. Holds credentials.\n")
-	if err == nil {
-		_, err = tmp.Write(raw)
-	}
-	if err = errors.Join(err, tmp.Close()); err != nil {
-		return fmt.Errorf("context file: %w", err)
-	}
-	if err := os.Rename(tmp.Name(), path); err != nil {
+	const head = "# Written by fleet up, for the fleet commands of other terminals. Holds credentials.\n"
+	if err := atomicfile.Write(path, append([]byte(head), raw...)); err != nil {
 		return fmt.Errorf("context file: %w", err)
 	}
 	return nil
 }
 
-// removeContext removes the file if the run with this id wrote it last.
+// removeContext removes the file if the run with this id wrote it.
 func removeContext(path, id string) error {
+	unlock, err := lockContext(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	c, err := readContext(path)
 	if err != nil || c == nil || c.Up == nil || c.Up.ID != id {
-		return nil // somebody else's now
+		return nil // somebody else's
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("context file: %w", err)
 	}
 	return nil
+}
+
+// lockContext keeps other runs of `fleet up` from the context file between a look
+// at it and what follows. It locks the directory, so that no lock file is left.
+func lockContext(path string) (unlock func(), err error) {
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return nil, fmt.Errorf("context file: %w", err)
+	}
+	err = lockFile(dir)
+	switch {
+	case errors.Is(err, syscall.EBADF), errors.Is(err, syscall.ENOLCK), errors.Is(err, syscall.ENOTSUP):
+		// A network file system that locks no directories: go on without.
+	case err != nil:
+		_ = dir.Close()
+		return nil, fmt.Errorf("context file: lock %s: %w", filepath.Dir(path), err)
+	}
+	return func() { _ = dir.Close() }, nil // gives the lock back
+}
+
+// runs tells whether the fleet that the file speaks of is there: its process is,
+// and something listens at its address. The number of a dead process may be
+// another's by now.
+func (c *contextFile) runs() bool {
+	if c.stale() {
+		return false
+	}
+	u, err := url.Parse(c.Server)
+	if err != nil {
+		return false
+	}
+	conn, err := net.DialTimeout("tcp", u.Host, time.Second)
+	if err != nil {
+		return false
+	}
+	_ = conn.Close()
+	return true
 }
 
 // stale tells whether the `fleet up` that wrote the file has ended.

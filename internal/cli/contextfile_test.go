@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"errors"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,7 +13,7 @@ import (
 func TestContextFileIsPrivateAndComplete(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "harmony-fleet", "context.toml")
 	want := contextFile{Server: "nats://127.0.0.1:1", Token: "abc", Up: &upMark{PID: os.Getpid(), ID: "me"}}
-	if err := want.write(path); err != nil {
+	if err := want.claim(path); err != nil {
 		t.Fatal(err)
 	}
 	info, err := os.Stat(path)
@@ -47,13 +49,60 @@ func TestContextFileIsPrivateAndComplete(t *testing.T) {
 	}
 }
 
+// TestClaimTakesOnlyWhatNobodyUses: the file of a fleet that runs and one that was
+// written by hand stay, and what a dead fleet left is replaced.
+func TestClaimTakesOnlyWhatNobodyUses(t *testing.T) {
+	there, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer there.Close()
+	gone := exec.Command("true")
+	if err := gone.Run(); err != nil {
+		t.Fatal(err)
+	}
+	alive, listening := os.Getpid(), "nats://"+there.Addr().String()
+	const nobody, ours = "nats://127.0.0.1:1", "nats://127.0.0.1:2"
+	for name, c := range map[string]struct {
+		before contextFile
+		kept   string // part of why; empty: it is replaced
+	}{
+		"of a fleet that runs":               {contextFile{Server: listening, Up: &upMark{PID: alive, ID: "other"}}, listening},
+		"written by hand":                    {contextFile{Server: nobody}, "by hand"},
+		"of a process that is gone":          {contextFile{Server: listening, Up: &upMark{PID: gone.Process.Pid, ID: "other"}}, ""},
+		"of a process number that is reused": {contextFile{Server: nobody, Up: &upMark{PID: alive, ID: "other"}}, ""},
+		"of an address that is now ours":     {contextFile{Server: ours, Up: &upMark{PID: alive, ID: "other"}}, ""},
+		"our own":                            {contextFile{Server: ours, Up: &upMark{PID: alive, ID: "mine"}}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "context.toml")
+			c.before.Token = "before"
+			if err := c.before.write(path); err != nil {
+				t.Fatal(err)
+			}
+			err := contextFile{Server: ours, Token: "after", Up: &upMark{PID: alive, ID: "mine"}}.claim(path)
+			got, readErr := readContext(path)
+			if readErr != nil {
+				t.Fatal(readErr)
+			}
+			var kept keptError
+			switch {
+			case c.kept == "" && (err != nil || got.Token != "after"):
+				t.Errorf("not replaced: %v", err)
+			case c.kept != "" && (!errors.As(err, &kept) || !strings.Contains(err.Error(), c.kept) || !strings.Contains(err.Error(), path) || got.Token != "before"):
+				t.Errorf("want it kept, with %q; got %v", c.kept, err)
+			}
+		})
+	}
+}
+
 func TestContextFileFaultsAreNamed(t *testing.T) {
 	for name, c := range map[string]struct {
 		content string
 		mode    os.FileMode
 		want    string
 	}{
-		"unknown key":          {"server = 'x'\ntokn = 'secret'\n", 0o600, `unknown key "tokn" in line 2`},
+		"unknown key":          {"server = 'x'\ntokn = 'secret'\n", 0o600, `line 2: unknown key "tokn"`},
 		"unknown key in table": {"server = 'x'\n[up]\npid = 1\nboss = 'secret'\n", 0o600, `unknown key "up.boss"`},
 		"not TOML":             {"server = secret\n", 0o600, "line 1"},
 		"wrong type":           {"server = 'x'\n[up]\npid = 'secret'\n", 0o600, "line 3"},

@@ -28,12 +28,13 @@ type upCommand struct {
 	exitAfterPing bool
 	tokenLifetime time.Duration
 
-	id          string // of this run, in the context file
-	contextPath string
+	id string // of this run, in the context file
 
 	mu      sync.Mutex
 	stack   *stack.Stack // nil until it is up
 	stopped bool         // the context file is not to be written any more
+	context string       // path of the context file; empty: there is no place for one
+	written bool         // by this run
 }
 
 func newUpCommand(a *app) *cobra.Command {
@@ -88,9 +89,6 @@ func (u *upCommand) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if u.contextPath, err = u.app.contextPath(); err != nil {
-		return err
-	}
 	ctx, unread := context.WithCancelCause(ctx)
 	defer unread(nil)
 	u.app.stdout = watchedWriter{u.app.stdout, unread}
@@ -104,10 +102,11 @@ func (u *upCommand) run(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, u.down(s)) }()
 
-	if err := u.publish(s); err != nil {
-		return err
+	unpublished := u.publish(s)
+	if unpublished != nil {
+		u.app.say(oneLine(unpublished.Error()) + "; the other commands reach this fleet with " + u.signInFlags(s))
 	}
-	if err := u.announce(s); err != nil {
+	if err := u.announce(s, unpublished); err != nil {
 		return err
 	}
 	pings := u.app.newPingPrinter(s.NATSURL())
@@ -122,7 +121,11 @@ func (u *upCommand) run(ctx context.Context) (err error) {
 		u.app.report(err) // the fleet stays up: it is there to be looked into
 	}
 	if !u.app.json() {
-		fmt.Fprintf(u.app.stdout, "[fleet] up; Ctrl-C ends it. In another terminal: fleet ping %s\n", s.DeviceIDs()[0])
+		flags := ""
+		if unpublished != nil {
+			flags = " " + u.signInFlags(s)
+		}
+		fmt.Fprintf(u.app.stdout, "[fleet] up; Ctrl-C ends it. In another terminal: fleet ping %s%s\n", s.DeviceIDs()[0], flags)
 	}
 	select {
 	case <-ctx.Done():
@@ -156,10 +159,28 @@ func (w watchedWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// announce prints how other programs connect.
-func (u *upCommand) announce(s *stack.Stack) error {
+// signInFlags are the flags that stand in for the context file. What is secret in
+// them is in the lines above.
+func (u *upCommand) signInFlags(s *stack.Stack) string {
+	flags := "--server " + s.NATSURL() + " --token TOKEN"
+	if user, _ := s.UserPassword(access.Ops); user != "" {
+		flags = "--server " + s.NATSURL() + " --user " + user + " --password PASSWORD"
+	}
+	if ca := s.CAFile(); ca != "" {
+		flags += " --ca " + ca
+	}
+	return flags
+}
+
+// announce prints how other programs connect. unpublished says why there is no
+// context file of this fleet.
+func (u *upCommand) announce(s *stack.Stack, unpublished error) error {
 	user, password := s.UserPassword(access.Ops)
 	if u.app.json() {
+		why := ""
+		if unpublished != nil {
+			why = oneLine(unpublished.Error())
+		}
 		return u.app.writeJSON(struct {
 			NATS        string   `json:"nats"`
 			AdminToken  string   `json:"admin_token,omitempty"`
@@ -167,7 +188,8 @@ func (u *upCommand) announce(s *stack.Stack) error {
 			Password    string   `json:"password,omitempty"`
 			InboxPrefix string   `json:"inbox_prefix"`
 			Devices     []string `json:"devices"`
-		}{s.NATSURL(), s.AdminToken(), user, password, s.InboxPrefix(), s.DeviceIDs()})
+			NoContext   string   `json:"no_context,omitempty"` // why
+		}{s.NATSURL(), s.AdminToken(), user, password, s.InboxPrefix(), s.DeviceIDs(), why})
 	}
 	w := u.app.stdout
 	fmt.Fprintf(w, "[fleet] NATS: %s\n", s.NATSURL())
@@ -181,11 +203,17 @@ func (u *upCommand) announce(s *stack.Stack) error {
 	return err
 }
 
-// publish writes the context file, and from now on again with each new token.
+// publish writes the context file, and from now on again with each new token. An
+// error says why there is none, which is no fault of the fleet.
 func (u *upCommand) publish(s *stack.Stack) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.stack = s
+	path, err := u.app.contextPath()
+	if err != nil {
+		return fmt.Errorf("no context file: %w", err)
+	}
+	u.context = path
 	return u.writeContext(s.AdminToken())
 }
 
@@ -196,7 +224,8 @@ func (u *upCommand) newAdminToken(token string) {
 	if u.stack == nil || u.stopped {
 		return
 	}
-	if err := u.writeContext(token); err != nil {
+	var kept keptError
+	if err := u.writeContext(token); err != nil && !errors.As(err, &kept) { // that was said at the start
 		u.app.log.Error("other terminals will need the new token by hand", "error", err)
 	}
 	if !u.app.json() {
@@ -206,17 +235,26 @@ func (u *upCommand) newAdminToken(token string) {
 
 // writeContext is called with mu held, so that no token overtakes a later one.
 func (u *upCommand) writeContext(token string) error {
+	if u.context == "" {
+		return nil
+	}
 	s := u.stack
 	c := contextFile{Server: s.NATSURL(), CA: s.CAFile(), Token: token, Up: &upMark{PID: os.Getpid(), ID: u.id}}
 	c.User, c.Password = s.UserPassword(access.Ops)
 	c.DataUser, c.DataPassword = s.UserPassword(access.Data)
-	return c.write(u.contextPath)
+	err := c.claim(u.context)
+	u.written = u.written || err == nil
+	return err
 }
 
-// down ends the fleet and removes the context file if it is still this run's.
+// down ends the fleet and removes the context file if it is this run's.
 func (u *upCommand) down(s *stack.Stack) error {
 	u.mu.Lock()
 	u.stopped = true
+	path, written := u.context, u.written
 	u.mu.Unlock()
-	return errors.Join(removeContext(u.contextPath, u.id), s.Close())
+	if !written {
+		return s.Close()
+	}
+	return errors.Join(removeContext(path, u.id), s.Close())
 }

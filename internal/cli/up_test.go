@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -156,19 +157,107 @@ func TestContextFileFollowsTheToken(t *testing.T) {
 	}
 }
 
-func TestSecondUpKeepsItsContextFile(t *testing.T) {
+// flagsOf is what a fleet says its commands need, with the secret filled in.
+func (p *process) flagsOf(secret string) []string {
+	p.t.Helper()
+	_, flags, ok := strings.Cut(p.stdout.String(), "In another terminal: fleet ping ")
+	if !ok {
+		p.t.Fatalf("no hint in %s", &p.stdout)
+	}
+	flags = strings.NewReplacer("TOKEN", secret, "PASSWORD", secret).Replace(flags)
+	return append([]string{"ping"}, strings.Fields(flags)...)
+}
+
+func TestSecondUpLeavesTheContextFileOfTheFirst(t *testing.T) {
+	inEachMode(t, func(t *testing.T, auth string) {
+		h := newHome(t)
+		one := h.up("--auth", auth, "--devices", "1")
+		before, err := os.ReadFile(h.contextFile())
+		if err != nil {
+			t.Fatal(err)
+		}
+		two := h.up("--auth", auth, "--devices", "2")
+		testwait.For(t, patience, "a word on stderr", func() bool { return strings.Contains(two.stderr.String(), "\n") })
+		if want := one.line("NATS"); !strings.Contains(two.stderr.String(), want) || !strings.Contains(two.stderr.String(), "is kept") || strings.Count(two.stderr.String(), "\n") != 1 {
+			t.Errorf("the second does not say that %s has the context: %s", want, &two.stderr)
+		}
+		if o := h.fleet("ping", "vm-device-01"); o.code != 3 {
+			t.Errorf("the context is not that of the first: %s", o)
+		}
+		label := "admin token"
+		if auth == "userpass" {
+			label = "password"
+		}
+		args := two.flagsOf(two.line(label))
+		if o := h.fleet(append(args, "vm-device-01")...); o.code != 0 {
+			t.Errorf("%v: %s", args, o)
+		}
+		if code, _ := two.interrupt(); code != 0 {
+			t.Errorf("exit code %d", code)
+		}
+		if after, err := os.ReadFile(h.contextFile()); err != nil || string(after) != string(before) {
+			t.Errorf("the end of the second touched the context of the first: %v", err)
+		}
+		one.interrupt()
+		if left := h.leftovers(); len(left) > 0 {
+			t.Errorf("left: %v", left)
+		}
+	})
+}
+
+func TestUpRunsWithoutAContextFile(t *testing.T) {
+	for name, spoil := range map[string]func(h *home) (named string){
+		"cannot be written": func(h *home) string {
+			if err := os.WriteFile(filepath.Join(h.dir, "config"), nil, 0o600); err != nil {
+				h.t.Fatal(err)
+			}
+			return filepath.Join(h.dir, "config")
+		},
+		"written by hand": func(h *home) string {
+			if err := os.MkdirAll(filepath.Dir(h.contextFile()), 0o700); err != nil {
+				h.t.Fatal(err)
+			}
+			if err := os.WriteFile(h.contextFile(), []byte("server = 'tls://nats.example.com'\ntoken = 'hunter2'\n"), 0o600); err != nil {
+				h.t.Fatal(err)
+			}
+			return h.contextFile()
+		},
+		"no home": func(h *home) string {
+			h.env = slices.DeleteFunc(h.env, func(v string) bool { return strings.HasPrefix(v, "HOME=") || strings.HasPrefix(v, "XDG_") })
+			return "HOME"
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHome(t)
+			named := spoil(h)
+			p := h.up("--devices", "1")
+			testwait.For(t, patience, "a word on stderr", func() bool { return strings.Contains(p.stderr.String(), "\n") })
+			if said := p.stderr.String(); !strings.Contains(said, named) || !strings.Contains(said, "--server "+p.line("NATS")) || strings.Count(said, "\n") != 1 || strings.Contains(said, "hunter2") {
+				t.Errorf("it says %q, want one line that names %s and the flags", said, named)
+			}
+			if o := h.fleet(p.flagsOf(p.line("admin token"))...); o.code != 0 {
+				t.Errorf("with the flags: %s", o)
+			}
+			if code, took := p.interrupt(); code != 0 || took > 2*time.Second {
+				t.Errorf("exit code %d after %v; %s", code, took, &p.stderr)
+			}
+			if name == "written by hand" {
+				if raw, err := os.ReadFile(h.contextFile()); err != nil || !strings.Contains(string(raw), "hunter2") {
+					t.Errorf("the file is gone: %s, %v", raw, err)
+				}
+			}
+		})
+	}
+}
+
+func TestUpSaysInJSONThatThereIsNoContext(t *testing.T) {
 	h := newHome(t)
-	one := h.up("--auth", "userpass", "--devices", "1")
-	two := h.up("--auth", "userpass", "--devices", "2")
-	if code, _ := one.interrupt(); code != 0 {
-		t.Errorf("exit code %d", code)
+	if err := os.WriteFile(filepath.Join(h.dir, "config"), nil, 0o600); err != nil {
+		t.Fatal(err)
 	}
-	if o := h.fleet("ping", "vm-device-01"); o.code != 0 {
-		t.Errorf("the context file is not that of the second: %s", o)
-	}
-	two.interrupt()
-	if left := h.leftovers(); len(left) > 0 {
-		t.Errorf("left: %v", left)
+	o := h.fleet("up", "--port", "0", "--auth", "userpass", "--devices", "1", "--exit-after-ping", "--runtime", "off", "-o", "json")
+	if o.code != 0 || !strings.Contains(o.stdout, `"no_context":"context file: `) {
+		t.Errorf("%s", o)
 	}
 }
 

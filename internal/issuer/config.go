@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/harmony-fleet/fleet/internal/atomicfile"
 	"github.com/harmony-fleet/fleet/internal/tomlconfig"
 )
 
@@ -201,7 +202,7 @@ func (s *Server) writeKeyFiles(dir string, users []userConfig, log *slog.Logger)
 		if err != nil {
 			return err
 		}
-		if err := writeFile(path, data); err != nil {
+		if err := atomicfile.Write(path, data); err != nil {
 			return fmt.Errorf("keys_dir: %w: choose a directory that can be written", err)
 		}
 		log.Info("machine key file written", "user", u.Name, "file", path)

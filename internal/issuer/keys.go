@@ -14,12 +14,13 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/zitadel/oidc/v3/pkg/op"
+
+	"github.com/harmony-fleet/fleet/internal/atomicfile"
 )
 
 const rsaBits = 2048
@@ -219,29 +220,8 @@ func writeKeys(path string, keys []*signingKey) error {
 		}
 		data = append(data, pem.EncodeToMemory(block)...)
 	}
-	if err := writeFile(path, data); err != nil {
+	if err := atomicfile.Write(path, data); err != nil {
 		return fmt.Errorf("signing key file: %w: check that the directory exists and is writable", err)
 	}
 	return nil
-}
-
-// writeFile writes a secret with mode 0600, the old content or the new, never
-// half of it.
-func writeFile(path string, data []byte) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name()) // fails once renamed, as it should
-	_, err = tmp.Write(data)
-	if err == nil {
-		err = tmp.Sync()
-	}
-	if cerr := tmp.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	return err
 }

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/harmony-fleet/fleet/internal/atomicfile"
 	"github.com/harmony-fleet/fleet/internal/broker"
 )
 
@@ -112,23 +113,6 @@ func (d *directory) sub(elem ...string) (string, error) {
 	return path, nil
 }
 
-// writeFile replaces a file as a whole: a reader sees the old or the new one.
-func writeFile(path string, data []byte) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.Remove(tmp.Name()) }() // fails after the rename, as it should
-	if _, err := tmp.Write(data); err != nil {
-		_ = tmp.Close()
-		return err
-	}
-	if err := tmp.Close(); err != nil {
-		return err
-	}
-	return os.Rename(tmp.Name(), path)
-}
-
 // secrets are the passwords of a system. They outlive a restart, so that other
 // NATS clients can keep theirs.
 type secrets struct {
@@ -165,7 +149,7 @@ func (d *directory) loadSecrets() (secrets, error) {
 	if err != nil {
 		return secrets{}, err
 	}
-	if err := writeFile(path, raw); err != nil {
+	if err := atomicfile.Write(path, raw); err != nil {
 		return secrets{}, fmt.Errorf("keep passwords: %w", err)
 	}
 	return s, nil

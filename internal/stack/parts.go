@@ -13,6 +13,7 @@ import (
 
 	"github.com/harmony-fleet/fleet/command"
 	"github.com/harmony-fleet/fleet/internal/access"
+	"github.com/harmony-fleet/fleet/internal/atomicfile"
 	"github.com/harmony-fleet/fleet/internal/broker"
 	"github.com/harmony-fleet/fleet/internal/callout"
 	"github.com/harmony-fleet/fleet/internal/issuer"
@@ -214,7 +215,7 @@ func (s *Stack) startIssuer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := writeFile(listenFile, []byte(s.issuer.Addr())); err != nil {
+	if err := atomicfile.Write(listenFile, []byte(s.issuer.Addr())); err != nil {
 		return fmt.Errorf("keep the issuer's address: %w", err)
 	}
 	for _, id := range s.DeviceIDs() {
@@ -248,7 +249,7 @@ func (s *Stack) keepKey(id string) error {
 	if err != nil {
 		return fmt.Errorf("machine key of %s: %w", id, err)
 	}
-	if err := writeFile(s.dir.keyFile(id), key); err != nil {
+	if err := atomicfile.Write(s.dir.keyFile(id), key); err != nil {
 		return fmt.Errorf("machine key of %s: %w", id, err)
 	}
 	return nil

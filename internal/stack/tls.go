@@ -13,6 +13,8 @@ import (
 	"net"
 	"os"
 	"time"
+
+	"github.com/harmony-fleet/fleet/internal/atomicfile"
 )
 
 // tlsFiles are PEM files of a generated authority and of the one certificate it
@@ -91,7 +93,7 @@ func (f tlsFiles) fresh() bool {
 }
 
 func writePEM(path, kind string, der []byte) error {
-	if err := writeFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})); err != nil {
+	if err := atomicfile.Write(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})); err != nil {
 		return fmt.Errorf("write certificate: %w", err)
 	}
 	return nil
