@@ -11,6 +11,7 @@ import (
 
 	"github.com/harmony-fleet/fleet/command"
 	"github.com/harmony-fleet/fleet/internal/access"
+	"github.com/harmony-fleet/fleet/internal/directget"
 )
 
 // AuditEntry is one audit record as it was found.
@@ -114,7 +115,7 @@ func (c *Client) follow(ctx context.Context, f AuditFilter, yield func(AuditEntr
 		}
 		req.Seq = 1
 		for _, m := range last.messages {
-			req.Seq = m.seq + 1
+			req.Seq = m.Seq + 1
 		}
 	}
 	wait := time.NewTimer(0)
@@ -137,7 +138,7 @@ func (c *Client) follow(ctx context.Context, f AuditFilter, yield func(AuditEntr
 		found, more := false, true
 		err := c.scan(ctx, access.StreamAudit, req, func(m stored) bool {
 			found = true
-			req.Seq, req.StartTime = m.seq+1, nil
+			req.Seq, req.StartTime = m.Seq+1, nil
 			more = yield(auditEntry(m))
 			return more
 		})
@@ -162,20 +163,20 @@ func (c *Client) comesBack(err error) bool {
 	if c.nc.IsClosed() || c.nc.IsDraining() {
 		return false
 	}
-	return errors.Is(err, ErrTimeout) || (errors.Is(err, ErrNATS) && !errors.Is(err, errNoStream))
+	return errors.Is(err, ErrTimeout) || (errors.Is(err, ErrNATS) && !errors.Is(err, directget.ErrNoStream))
 }
 
 func auditEntry(m stored) (AuditEntry, error) {
-	entry := AuditEntry{Raw: m.data, Seq: m.seq, StoredAt: m.at}
+	entry := AuditEntry{Raw: m.Data, Seq: m.Seq, StoredAt: m.At}
 	if entry.Raw == nil {
 		entry.Raw = []byte{}
 	}
-	record, err := command.DecodeDocument[command.AuditRecord](m.data)
+	record, err := command.DecodeDocument[command.AuditRecord](m.Data)
 	if err != nil {
-		return entry, fmt.Errorf("audit record %d on %s: %w", m.seq, m.subject, err)
+		return entry, fmt.Errorf("audit record %d on %s: %w", m.Seq, m.Subject, err)
 	}
-	if m.subject != command.AuditSubject(record.DeviceID, record.Verb) {
-		return entry, fmt.Errorf("audit record %d on %s: it speaks of the device %.80q and verb %.80q", m.seq, m.subject, record.DeviceID, record.Verb)
+	if m.Subject != command.AuditSubject(record.DeviceID, record.Verb) {
+		return entry, fmt.Errorf("audit record %d on %s: it speaks of the device %.80q and verb %.80q", m.Seq, m.Subject, record.DeviceID, record.Verb)
 	}
 	entry.Record = record
 	return entry, nil

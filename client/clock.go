@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/harmony-fleet/fleet/internal/brokertime"
+	"github.com/harmony-fleet/fleet/internal/directget"
 )
 
 // Broker time is asked for when it is first needed and then kept fresh in the
@@ -109,7 +110,7 @@ func (c *Client) request(ctx context.Context, subject string) ([]byte, error) {
 		switch {
 		case e.err != nil:
 			return nil, e.err
-		case noResponders(e.msg.Header, e.msg.Data):
+		case directget.NoResponders(e.msg.Header, e.msg.Data):
 			return nil, natsFault(nats.ErrNoResponders, "the broker does not answer there")
 		}
 		return e.msg.Data, nil

@@ -3,7 +3,6 @@ package client
 import (
 	"encoding/json"
 	"fmt"
-	"strings"
 	"testing"
 	"time"
 
@@ -11,87 +10,6 @@ import (
 
 	"github.com/harmony-fleet/fleet/command"
 )
-
-func TestStoredMessagesAreRead(t *testing.T) {
-	at := "2026-01-02T15:04:05.000000001Z"
-	whole := func(change func(h map[string][]string)) map[string][]string {
-		h := map[string][]string{headerSubject: {"fleet.status.d1"}, headerSequence: {"7"}, headerTimeStamp: {at}}
-		change(h)
-		return h
-	}
-	for name, tc := range map[string]struct {
-		header  map[string][]string
-		batch   bool
-		want    part
-		wantErr string
-	}{
-		"a message":        {header: whole(func(map[string][]string) {}), want: part{end: true}},
-		"one of a batch":   {header: whole(func(map[string][]string) {}), batch: true},
-		"deleted":          {header: whole(func(h map[string][]string) { h[headerKVOperation] = []string{"DEL"} }), want: part{end: true, message: stored{deleted: true}}},
-		"end, more":        {header: map[string][]string{headerStatus: {"204"}, headerPending: {"3"}, headerUpTo: {"9"}}, batch: true, want: part{end: true, more: true, upTo: 9}},
-		"end":              {header: map[string][]string{headerStatus: {"204"}, headerPending: {"0"}}, batch: true, want: part{end: true}},
-		"end without word": {header: map[string][]string{headerStatus: {"204"}}, batch: true, wantErr: headerPending},
-		"nothing found":    {header: map[string][]string{headerStatus: {"404"}, headerDescription: {"Message Not Found"}}, want: part{end: true}},
-		"no stream":        {header: map[string][]string{headerStatus: {"503"}}, wantErr: "fleet provision"},
-		"refused":          {header: map[string][]string{headerStatus: {"413"}, headerDescription: {"Too Many Results"}}, wantErr: "Too Many Results"},
-		"no sequence":      {header: whole(func(h map[string][]string) { delete(h, headerSequence) }), wantErr: headerSequence},
-		"sequence 0":       {header: whole(func(h map[string][]string) { h[headerSequence] = []string{"0"} }), wantErr: headerSequence},
-		"no time":          {header: whole(func(h map[string][]string) { delete(h, headerTimeStamp) }), wantErr: headerTimeStamp},
-		"no subject":       {header: whole(func(h map[string][]string) { delete(h, headerSubject) }), wantErr: headerSubject},
-		"no header":        {wantErr: headerSequence},
-	} {
-		t.Run(name, func(t *testing.T) {
-			got, err := parsePart(tc.header, []byte("x"), tc.batch)
-			if tc.wantErr != "" {
-				if err == nil || !strings.Contains(err.Error(), tc.wantErr) {
-					t.Fatalf("err = %v", err)
-				}
-				return
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got.end != tc.want.end || got.more != tc.want.more || got.upTo != tc.want.upTo || got.message.deleted != tc.want.message.deleted {
-				t.Errorf("got %+v, want %+v", got, tc.want)
-			}
-			if got.message.seq != 0 && (got.message.seq != 7 || got.message.at.Format(time.RFC3339Nano) != at) {
-				t.Errorf("message %+v", got.message)
-			}
-		})
-	}
-}
-
-func FuzzParsePart(f *testing.F) {
-	f.Add("", "", "fleet.status.d1", "1", "2026-01-02T15:04:05.000000001Z", "", "", true)
-	f.Add("204", "EOB", "", "", "", "7", "12", true)
-	f.Add("404", "Message Not Found", "", "", "", "", "", false)
-	f.Add("503", "", "", "", "", "", "", false)
-	f.Add("204", "EOB", "", "", "", strings.Repeat("\xff", 1000), "12", true) // the error must not repeat it all
-	f.Fuzz(func(t *testing.T, status, description, subject, seq, at, pending, upTo string, batch bool) {
-		h := map[string][]string{}
-		for name, value := range map[string]string{
-			headerStatus: status, headerDescription: description, headerSubject: subject, headerSequence: seq,
-			headerTimeStamp: at, headerPending: pending, headerUpTo: upTo,
-		} {
-			if value != "" {
-				h[name] = []string{value}
-			}
-		}
-		p, err := parsePart(h, nil, batch)
-		switch {
-		case err != nil:
-			if len(err.Error()) > 1000 {
-				t.Errorf("an error of %d bytes", len(err.Error()))
-			}
-		case p.message.seq != 0 && (p.message.subject == "" || status != ""):
-			t.Errorf("accepted %+v", p)
-		case p.message.seq == 0 && !p.end:
-			t.Errorf("neither a message nor the end: %+v", p)
-		case p.more && status != "204":
-			t.Errorf("more after %q", status)
-		}
-	})
-}
 
 func FuzzParseViolation(f *testing.F) {
 	f.Add(`nats: permissions violation: Permissions Violation for Publish to "device-commands.d1.ping"`)
@@ -136,7 +54,7 @@ func FuzzStoredDocuments(f *testing.F) {
 		f.Add("fleet.audit.d1.ping", data)
 	}
 	f.Fuzz(func(t *testing.T, subject string, data []byte) {
-		m := stored{subject: subject, seq: 1, at: time.Unix(1, 0), data: data}
+		m := stored{Subject: subject, Seq: 1, At: time.Unix(1, 0), Data: data}
 		d := Device{ID: "d1"}
 		d.takeStatus(m)
 		if d.Status == nil && d.Fault == "" {

@@ -82,7 +82,7 @@ func (c *Client) Devices(ctx context.Context, selector Selector) ([]Device, erro
 	// A subject that is written while it is read is there twice: the later wins.
 	each := func(messages []stored, reported bool, take func(*Device, stored)) {
 		for _, m := range messages {
-			id := lastToken(m.subject)
+			id := lastToken(m.Subject)
 			d := devices[id]
 			if d == nil {
 				if !reported || command.CheckDeviceID(id) != nil {
@@ -185,8 +185,8 @@ func (d *Device) fault(what string, err error) {
 func wrongDevice(id string) error { return fmt.Errorf("it speaks of the device %.80q", id) }
 
 func (d *Device) takeStatus(m stored) {
-	d.StatusAt, d.Status = m.at, nil
-	s, err := command.DecodeDocument[command.Status](m.data)
+	d.StatusAt, d.Status = m.At, nil
+	s, err := command.DecodeDocument[command.Status](m.Data)
 	if err == nil && s.DeviceID != d.ID {
 		err = wrongDevice(s.DeviceID)
 	}
@@ -198,8 +198,8 @@ func (d *Device) takeStatus(m stored) {
 }
 
 func (d *Device) takeHeartbeat(m stored) {
-	d.HeartbeatAt, d.Heartbeat = m.at, nil
-	h, err := command.DecodeDocument[command.Heartbeat](m.data)
+	d.HeartbeatAt, d.Heartbeat = m.At, nil
+	h, err := command.DecodeDocument[command.Heartbeat](m.Data)
 	if err == nil && h.DeviceID != d.ID {
 		err = wrongDevice(h.DeviceID)
 	}
@@ -212,10 +212,10 @@ func (d *Device) takeHeartbeat(m stored) {
 
 func (d *Device) takeLabels(m stored) {
 	d.Labels = nil
-	if m.deleted {
+	if m.Deleted {
 		return
 	}
-	l, err := command.DecodeDocument[command.DeviceLabels](m.data)
+	l, err := command.DecodeDocument[command.DeviceLabels](m.Data)
 	if err != nil {
 		d.fault("labels", err)
 		return

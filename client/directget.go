@@ -3,15 +3,13 @@ package client
 import (
 	"context"
 	"encoding/json"
-	"errors"
-	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
 
 	"github.com/harmony-fleet/fleet/command"
 	"github.com/harmony-fleet/fleet/internal/access"
+	"github.com/harmony-fleet/fleet/internal/directget"
 )
 
 // Direct gets read stored messages from any replica of a stream, without a
@@ -34,87 +32,13 @@ type getRequest struct {
 }
 
 // stored is a message of a stream.
-type stored struct {
-	subject string
-	seq     uint64
-	at      time.Time // when the broker stored it, by its clock
-	deleted bool      // a delete marker of a KV bucket
-	data    []byte
-}
+type stored = directget.Message
 
 // page is the answer to one direct get.
 type page struct {
 	messages []stored
 	more     bool   // there is more than the server sent
 	upTo     uint64 // for the next multi_last read
-}
-
-// part is what one message of the answer says.
-type part struct {
-	message stored
-	end     bool // the answer ends here; with message.seq = 0 there is no message
-	more    bool
-	upTo    uint64
-}
-
-// Headers of the server's answers.
-const (
-	headerStatus      = "Status"
-	headerDescription = "Description"
-	headerSubject     = "Nats-Subject"
-	headerSequence    = "Nats-Sequence"
-	headerTimeStamp   = "Nats-Time-Stamp"
-	headerPending     = "Nats-Num-Pending"
-	headerUpTo        = "Nats-UpTo-Sequence"
-	headerKVOperation = "KV-Operation"
-)
-
-var errNoStream = errors.New("there is no such stream; fleet provision makes it")
-
-// noResponders tells whether a message is the server's word that nobody listens.
-func noResponders(h map[string][]string, data []byte) bool {
-	return len(data) == 0 && first(h, headerStatus) == "503"
-}
-
-func first(h map[string][]string, name string) string {
-	if v := h[name]; len(v) > 0 {
-		return v[0]
-	}
-	return ""
-}
-
-// parsePart reads one message of the answer to a direct get. batch tells whether
-// the request asked for many.
-func parsePart(h map[string][]string, data []byte, batch bool) (part, error) {
-	switch status := first(h, headerStatus); status {
-	case "":
-	case "204": // end of a batch
-		pending, err := strconv.ParseUint(first(h, headerPending), 10, 64)
-		if err != nil {
-			return part{}, fmt.Errorf("end of a read: header %s is %.40q", headerPending, first(h, headerPending))
-		}
-		upTo, _ := strconv.ParseUint(first(h, headerUpTo), 10, 64) // only where many subjects were asked for
-		return part{end: true, more: pending > 0, upTo: upTo}, nil
-	case "404":
-		return part{end: true}, nil
-	case "503":
-		return part{}, errNoStream
-	default:
-		return part{}, fmt.Errorf("the broker answers %.3s %.80q", status, first(h, headerDescription))
-	}
-	m := stored{subject: first(h, headerSubject), data: data}
-	var err error
-	if m.seq, err = strconv.ParseUint(first(h, headerSequence), 10, 64); err != nil || m.seq == 0 {
-		return part{}, fmt.Errorf("stored message: header %s is %.40q", headerSequence, first(h, headerSequence))
-	}
-	if m.at, err = time.Parse(time.RFC3339Nano, first(h, headerTimeStamp)); err != nil {
-		return part{}, fmt.Errorf("stored message: header %s is %.40q", headerTimeStamp, first(h, headerTimeStamp))
-	}
-	if m.subject == "" {
-		return part{}, fmt.Errorf("stored message: header %s is missing", headerSubject)
-	}
-	m.deleted = first(h, headerKVOperation) != ""
-	return part{message: m, end: !batch}, nil
 }
 
 // get sends one direct get and collects its answer. It ends within ctx and
@@ -156,15 +80,15 @@ func (p *page) add(e event, batch bool) (end bool, err *command.Error) {
 	if e.err != nil {
 		return false, e.err
 	}
-	part, parseErr := parsePart(e.msg.Header, e.msg.Data, batch)
+	part, parseErr := directget.Parse(e.msg.Header, e.msg.Data, batch)
 	if parseErr != nil {
 		return false, natsFault(parseErr, "unexpected answer")
 	}
-	if part.message.seq != 0 {
-		p.messages = append(p.messages, part.message)
+	if part.Message.Seq != 0 {
+		p.messages = append(p.messages, part.Message)
 	}
-	p.more, p.upTo = part.more, part.upTo
-	return part.end, nil
+	p.more, p.upTo = part.More, part.UpTo
+	return part.End, nil
 }
 
 func timedOut(after time.Duration) *command.Error {
@@ -213,7 +137,7 @@ func (c *Client) scan(ctx context.Context, stream string, req getRequest, f func
 		if !p.more || len(p.messages) == 0 {
 			return nil
 		}
-		req.Seq, req.StartTime = p.messages[len(p.messages)-1].seq+1, nil
+		req.Seq, req.StartTime = p.messages[len(p.messages)-1].Seq+1, nil
 	}
 }
 
@@ -235,7 +159,7 @@ func (c *Client) lastOf(ctx context.Context, stream string, subjects []string, f
 				break
 			}
 			// The server orders them by sequence.
-			req.Seq, req.UpToSeq = p.messages[len(p.messages)-1].seq+1, p.upTo
+			req.Seq, req.UpToSeq = p.messages[len(p.messages)-1].Seq+1, p.upTo
 		}
 		subjects = subjects[n:]
 	}

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/harmony-fleet/fleet/command"
+	"github.com/harmony-fleet/fleet/internal/directget"
 )
 
 // FanOut are the settings of one fan-out. The zero value is good.
@@ -214,7 +215,7 @@ func (s *scatter) take(e event) {
 	switch {
 	case e.err != nil:
 		s.finish(call, answer{}, e.err)
-	case noResponders(e.msg.Header, e.msg.Data):
+	case directget.NoResponders(e.msg.Header, e.msg.Data):
 		s.miss(gone{call: call})
 	default:
 		s.finish(call, answer{header: e.msg.Header, data: e.msg.Data, rtt: e.at.Sub(call.sent)}, nil)

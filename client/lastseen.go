@@ -67,8 +67,8 @@ func (s lastSeen) String() string {
 
 // heartbeat takes a stored heartbeat in.
 func (s *lastSeen) heartbeat(m stored) {
-	s.heartbeatAt, s.subscribedFor = m.at, -1
-	if hb, err := command.DecodeDocument[command.Heartbeat](m.data); err == nil && hb.SubscribedForMS >= 0 && hb.SubscribedForMS < int64(time.Hour/time.Millisecond) {
+	s.heartbeatAt, s.subscribedFor = m.At, -1
+	if hb, err := command.DecodeDocument[command.Heartbeat](m.Data); err == nil && hb.SubscribedForMS >= 0 && hb.SubscribedForMS < int64(time.Hour/time.Millisecond) {
 		s.subscribedFor = time.Duration(hb.SubscribedForMS) * time.Millisecond
 	}
 }
@@ -136,7 +136,7 @@ func (c *Client) lookUpAll(ctx context.Context, devices []string) map[string]las
 		subjects[i] = command.HeartbeatSubject(d)
 	}
 	note := func(m stored, set func(*lastSeen)) {
-		device := lastToken(m.subject)
+		device := lastToken(m.Subject)
 		if seen, ok := all[device]; ok {
 			set(&seen)
 			all[device] = seen

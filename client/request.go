@@ -8,6 +8,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/harmony-fleet/fleet/command"
+	"github.com/harmony-fleet/fleet/internal/directget"
 )
 
 // answer is a reply as it came.
@@ -74,7 +75,7 @@ func (c *Client) exchange(ctx context.Context, verb command.Verb, device string,
 		if e.err != nil {
 			return answer{}, e.err
 		}
-		if !noResponders(e.msg.Header, e.msg.Data) {
+		if !directget.NoResponders(e.msg.Header, e.msg.Data) {
 			return answer{header: e.msg.Header, data: e.msg.Data, rtt: e.at.Sub(call.sent)}, nil
 		}
 		if attempt == 0 {

@@ -16,12 +16,12 @@ type auditCommand struct {
 	follow bool
 	device string
 
-	chains *auditChains
+	chains client.Chains
 	faults int // records that could not be read
 }
 
 func newAuditCommand(a *app) *cobra.Command {
-	c := &auditCommand{app: a, chains: newAuditChains()}
+	c := &auditCommand{app: a}
 	cmd := &cobra.Command{
 		Use:   "audit [-f] [--device DEVICE]",
 		Short: "Show what was asked of devices, by whom, and how it ended",
@@ -61,7 +61,7 @@ func (c *auditCommand) run(ctx context.Context) error {
 			c.app.say(oneLine(err.Error()))
 			continue
 		}
-		if err := c.print(entry.Record, entry.Raw); err != nil {
+		if err := c.print(entry); err != nil {
 			return err
 		}
 	}
@@ -71,24 +71,25 @@ func (c *auditCommand) run(ctx context.Context) error {
 	return nil
 }
 
-func (c *auditCommand) print(r command.AuditRecord, raw []byte) error {
-	gap, fresh := c.chains.add(r, raw)
+func (c *auditCommand) print(entry client.AuditEntry) error {
+	gap, fresh := c.chains.Add(entry)
 	if !fresh {
 		return nil
 	}
+	r := entry.Record
 	if c.app.json() {
-		if gap != "" {
+		if gap != nil {
 			if err := c.app.writeJSON(struct {
 				DeviceID string `json:"device_id"`
 				Gap      string `json:"gap"`
-			}{r.DeviceID, gap}); err != nil {
+			}{r.DeviceID, gap.Reason}); err != nil {
 				return err
 			}
 		}
 		return c.app.writeJSON(r)
 	}
-	if gap != "" {
-		if _, err := fmt.Fprintf(c.app.stdout, "-- %s: %s\n", command.Printable(r.DeviceID), gap); err != nil {
+	if gap != nil {
+		if _, err := fmt.Fprintf(c.app.stdout, "-- %s: %s\n", command.Printable(r.DeviceID), gap.Reason); err != nil {
 			return err
 		}
 	}

@@ -8,7 +8,6 @@ import (
 	"maps"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/nats-io/nats.go"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/harmony-fleet/fleet/command"
 	"github.com/harmony-fleet/fleet/internal/access"
+	"github.com/harmony-fleet/fleet/internal/directget"
 )
 
 type labelCommand struct {
@@ -179,32 +179,18 @@ func changeLabels(ctx context.Context, nc *nats.Conn, device string, changes []l
 // stored; none and 0 where there are none.
 func readLabels(ctx context.Context, nc *nats.Conn, device string) (doc command.DeviceLabels, revision uint64, err error) {
 	doc = command.DeviceLabels{Schema: command.Schema, Labels: map[string]string{}}
-	get := access.DirectGetLast(access.KVStream(command.DeviceLabelsBucket), command.DeviceLabelsSubject(device))
-	msg, err := nc.RequestWithContext(ctx, get, nil)
-	if err != nil {
-		return doc, 0, err
+	m, _, err := directget.Last(ctx, nc, access.KVStream(command.DeviceLabelsBucket), command.DeviceLabelsSubject(device))
+	if err != nil || m.Seq == 0 || m.Deleted {
+		return doc, m.Seq, err
 	}
-	switch msg.Header.Get("Status") {
-	case "":
-	case "404":
-		return doc, 0, nil
-	default:
-		return doc, 0, fmt.Errorf("status %s %s", msg.Header.Get("Status"), msg.Header.Get("Description"))
-	}
-	if revision, err = strconv.ParseUint(msg.Header.Get("Nats-Sequence"), 10, 64); err != nil {
-		return doc, 0, fmt.Errorf("direct get without a sequence: %w", err)
-	}
-	if msg.Header.Get("KV-Operation") != "" { // a delete marker
-		return doc, revision, nil
-	}
-	old, err := command.DecodeDocument[command.DeviceLabels](msg.Data)
+	old, err := command.DecodeDocument[command.DeviceLabels](m.Data)
 	maps.Copy(doc.Labels, old.Labels)
-	return doc, revision, err
+	return doc, m.Seq, err
 }
 
 func labelFault(device string, err error) error {
 	e := &command.Error{Outcome: outcomeOf(err), DeviceID: device, Message: "change the labels of " + device, Err: err}
-	if errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse) {
+	if errors.Is(err, directget.ErrNoStream) || errors.Is(err, jetstream.ErrNoStreamResponse) {
 		e.Message, e.Err = "the broker has no bucket for labels, or JetStream is away; run fleet provision", nil
 	}
 	return e
