@@ -3,7 +3,7 @@
 //
 //	fleet-oidc --config fleet-oidc.toml
 //
-// The configuration is described at Config in package internal/issuer. SIGHUP
+// docs/issuer.md describes the configuration. SIGHUP
 // rotates the signing key; SIGINT and SIGTERM stop the program. It exits with
 // 0 after a stop, 1 when it fails, 2 when its command line or configuration is
 // wrong.
@@ -29,7 +29,7 @@ const usage = `Usage: fleet-oidc --config FILE
 A small OIDC issuer that speaks as Zitadel does for machine users:
 a fixture for tests and demos, not for production.
 
-  --config FILE   TOML configuration (listen, users, keys_dir, …)
+  --config FILE   TOML configuration; docs/issuer.md has every key
   --version       print the version and exit
   --help          print this and exit
 
