@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/signal"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -103,7 +105,7 @@ func closeOnSignal(s *Stack) {
 		case <-done:
 			return
 		case sig := <-signals:
-			closeAll()
+			closeAll(fmt.Errorf("interrupted: %v", sig))
 			// Whoever else listens gets it twice; where nobody does, it ends the process.
 			signal.Stop(signals)
 			_ = syscall.Kill(os.Getpid(), sig.(syscall.Signal))
@@ -111,17 +113,20 @@ func closeOnSignal(s *Stack) {
 	}()
 }
 
-func closeAll() {
+func closeAll(cause error) {
 	live.Lock()
+	stacks := slices.Collect(maps.Keys(live.stacks))
+	live.Unlock()
 	var wg sync.WaitGroup
-	for s := range live.stacks {
+	for _, s := range stacks {
 		wg.Go(func() {
+			s.interrupt(cause)
+			<-s.settled
 			if err := s.Close(); err != nil {
 				fmt.Fprintln(os.Stderr, "e2e:", err)
 			}
 		})
 	}
-	live.Unlock()
 	wg.Wait()
 }
 

@@ -44,15 +44,19 @@ func (s *Stack) connect(ctx context.Context, nodePort int32) error {
 		}
 		s.step("the callout serves")
 	}
+	var data *nats.Conn
 	err = together(
-		func() (err error) { s.data, err = s.dialUntil(ctx, s.adminLogin(access.Data)); return err },
+		func() (err error) { data, err = s.dialUntil(ctx, s.adminLogin(access.Data)); return err },
 		func() (err error) { s.operator, err = s.dialUntil(ctx, s.adminLogin(access.Ops)); return err },
 	)
 	if err != nil {
 		return err
 	}
+	s.mu.Lock()
+	s.data, s.brokerID = data, data.ConnectedServerId()
+	s.mu.Unlock()
 	s.step("signed in")
-	if s.client, err = client.New(s.operator, client.Options{Logger: s.opts.Logger}); err != nil {
+	if s.client, err = client.New(s.operator, client.Options{}); err != nil {
 		return err
 	}
 	arrivals, err := s.watchArrivals()
@@ -143,7 +147,11 @@ func (s *Stack) dialUntil(ctx context.Context, l login) (*nats.Conn, error) {
 		if err == nil {
 			return nc, nil
 		}
-		if !pause(ctx, retryPause) {
+		wait := retryPause
+		if errors.Is(err, client.ErrDenied) { // the callout does not have the issuer's keys yet
+			wait *= 3
+		}
+		if !pause(ctx, wait) {
 			return nil, fmt.Errorf("%s at %s: %w", l.name, s.NATSURL, errors.Join(context.Cause(ctx), err))
 		}
 	}
@@ -180,7 +188,10 @@ func (s *Stack) awaitCallout(ctx context.Context) error {
 // openBroker makes streams and buckets, and only then lets devices in: the status
 // of a device that was faster would be stored nowhere.
 func (s *Stack) openBroker(ctx context.Context) error {
-	if _, err := broker.Provision(ctx, s.data, broker.ProvisionOptions{}); err != nil {
+	s.mu.Lock()
+	data := s.data
+	s.mu.Unlock()
+	if _, err := broker.Provision(ctx, data, broker.ProvisionOptions{}); err != nil {
 		return err
 	}
 	patch := []byte(`{"metadata":{"labels":{"` + labelOpen + `":"true"}}}`)
@@ -189,6 +200,36 @@ func (s *Stack) openBroker(ctx context.Context) error {
 	}
 	return nil
 }
+
+// reopenBroker provisions a new Pod of NATS, which begins with nothing, and lets the
+// devices in again.
+func (s *Stack) reopenBroker() {
+	s.mu.Lock()
+	before, data := s.brokerID, s.data
+	s.mu.Unlock()
+	if data == nil {
+		return // it is still being brought up
+	}
+	for pause(s.ctx, retryPause) {
+		id := data.ConnectedServerId()
+		if !data.IsConnected() || id == before { // of the Pod that is gone
+			continue
+		}
+		ctx, cancel := context.WithTimeout(s.ctx, openTimeout)
+		err := s.openBroker(ctx)
+		cancel()
+		if err == nil {
+			s.mu.Lock()
+			s.brokerID = id
+			s.mu.Unlock()
+			return
+		}
+		s.opts.Logger.Debug("the new NATS is not open yet", "error", err)
+	}
+}
+
+// openTimeout bounds one attempt to provision NATS.
+const openTimeout = 10 * time.Second
 
 // arrivals knows which devices have come up: each tells its status when it takes
 // commands.

@@ -80,15 +80,13 @@ func (h Host) start(ctx context.Context, s *Stack, device string) error {
 	defer out.Close()
 	a.cmd = exec.Command(binary, "--config", filepath.Join(dir, "fleet-agent.toml"))
 	a.cmd.Dir, a.cmd.Stdout, a.cmd.Stderr = dir, out, out
-	// Ctrl-C is for this process, which stops the agent; and where this process is
-	// killed, the agent ends with it.
 	a.cmd.SysProcAttr = hostAttributes()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ctx.Err() != nil {
 		return errors.New("the stack is being closed")
 	}
-	if err := startLocked(a.cmd); err != nil {
+	if err := a.cmd.Start(); err != nil {
 		return fmt.Errorf("agent %s: %w", device, err)
 	}
 	s.agents = append(s.agents, a)

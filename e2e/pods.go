@@ -113,6 +113,9 @@ func (s *Stack) recreate(name string) {
 	if err != nil && s.ctx.Err() == nil && !apierrors.IsAlreadyExists(err) {
 		s.opts.Logger.Warn("a Pod that was deleted was not made again", "pod", name, "error", err)
 	}
+	if name == partNATS && err == nil {
+		s.wg.Go(s.reopenBroker)
+	}
 }
 
 // service is one name for the Pods with these labels.

@@ -23,6 +23,9 @@ import (
 // readyTimeout bounds a bring-up once cluster and images are there.
 const readyTimeout = 90 * time.Second
 
+// namespaceTimeout bounds the first answer of the cluster, which takes milliseconds.
+const namespaceTimeout = 20 * time.Second
+
 const dataAccount = access.Data
 
 // Stack is a fleet that is up. Its methods may be called from any goroutine.
@@ -63,11 +66,16 @@ type Stack struct {
 	conns          []*nats.Conn
 	agents         []*hostAgent
 	system         *nats.Conn
-	namespaceAsked bool // of the cluster: there may be something to delete
+	data           *nats.Conn
+	brokerID       string // of the server that was opened to devices
+	namespaceAsked bool   // of the cluster: there may be something to delete
 
-	data     *nats.Conn
 	operator *nats.Conn
 	client   *client.Client
+
+	// A signal that comes during the bring-up ends that, which cleans up by itself.
+	interrupt context.CancelCauseFunc
+	settled   chan struct{} // closed when BringUp is over
 
 	closing  sync.Once
 	closeErr error
@@ -82,12 +90,15 @@ func BringUp(ctx context.Context, opts Options) (_ *Stack, err error) {
 	}
 	s := &Stack{
 		Namespace: newNamespaceName(), opts: opts, begin: time.Now(),
-		secrets: newSecrets(), addresses: map[string]string{}, parts: map[string]part{},
+		secrets: newSecrets(), addresses: map[string]string{}, parts: map[string]part{}, settled: make(chan struct{}),
 	}
+	defer close(s.settled)
 	for i := range opts.NumDevices {
 		s.DeviceIDs = append(s.DeviceIDs, fmt.Sprintf("vm-device-%02d-%s", i, s.Namespace))
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	ctx, s.interrupt = context.WithCancelCause(ctx)
+	defer s.interrupt(nil)
 	closeOnSignal(s)
 	defer func() {
 		if err == nil {
@@ -167,10 +178,13 @@ func (s *Stack) makeFiles() (err error) {
 // makeNamespace makes the namespace and what Pods need to be made at all.
 func (s *Stack) makeNamespace(ctx context.Context) error {
 	s.wg.Go(func() { sweep(s.ctx, s.kube, s.opts.Logger) })
+	ctx, cancel := context.WithTimeout(ctx, namespaceTimeout)
+	defer cancel()
+	err := createNamespace(ctx, s.kube, s.Namespace, s.opts.KeepNamespace, s.opts.hooks.lease)
 	s.mu.Lock()
-	s.namespaceAsked = true
+	s.namespaceAsked = err == nil || ctx.Err() != nil // after a timeout it may be there
 	s.mu.Unlock()
-	if err := createNamespace(ctx, s.kube, s.Namespace, s.opts.KeepNamespace, s.opts.hooks.lease); err != nil {
+	if err != nil {
 		return s.kube.explain(err)
 	}
 	if !s.opts.KeepNamespace {
