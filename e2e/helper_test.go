@@ -183,6 +183,11 @@ func TestStackOfAKilledProcessIsSweptByTheNextRun(t *testing.T) {
 			}
 			next := New(t, Options{AuthMode: UserPass})
 			wantGone(t, kube, h.namespace, podsGone)
+			for _, dir := range filesOfStacks(t) {
+				if strings.Contains(dir, h.namespace) {
+					t.Errorf("files are left: %s", dir)
+				}
+			}
 			pingAll(t, living) // which the sweep left alone
 			pingAll(t, next)
 		})

@@ -128,9 +128,9 @@ func (w *podWatch) hopeless(ctx context.Context) error {
 	})
 }
 
-// maxRestarts is how often a container may end before its Pod is given up: once or
-// twice may be a matter of who starts first.
-const maxRestarts = 3
+// maxEnds is how often a program may end before its Pod is given up. All of them try
+// for ever at what others may not be ready for.
+const maxEnds = 2
 
 // stuck says why a Pod will not run without a change; empty where it may.
 func stuck(pod *corev1.Pod) string {
@@ -143,12 +143,12 @@ func stuck(pod *corev1.Pod) string {
 		case "ErrImageNeverPull", "ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError", "CreateContainerError", "RunContainerError":
 			return wait.Reason + ": " + oneLine(wait.Message)
 		}
-		if c.RestartCount >= maxRestarts {
+		if ends := c.RestartCount + 1; wait.Reason == "CrashLoopBackOff" && ends >= maxEnds {
 			end := ""
 			if t := c.LastTerminationState.Terminated; t != nil {
 				end = fmt.Sprintf(", the last time with exit code %d (%s)", t.ExitCode, t.Reason)
 			}
-			return fmt.Sprintf("%s: its program has ended %d times%s", wait.Reason, c.RestartCount, end)
+			return fmt.Sprintf("%s: its program has ended %d times%s", wait.Reason, ends, end)
 		}
 	}
 	return ""

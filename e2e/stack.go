@@ -162,8 +162,8 @@ func (s *Stack) getReady(ctx context.Context) error {
 
 // makeFiles makes what needs no cluster.
 func (s *Stack) makeFiles() (err error) {
-	if s.dir, err = os.MkdirTemp("", "fleet-"+s.Namespace+"-"); err != nil {
-		return fmt.Errorf("make a temporary directory: %w: set TMPDIR to one that can be written", err)
+	if s.dir, err = makeDir(s.Namespace, s.opts.KeepNamespace); err != nil {
+		return err
 	}
 	if s.authority, err = newAuthority(s.Namespace); err != nil {
 		return err
