@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/harmony-fleet/fleet/command"
 	"github.com/harmony-fleet/fleet/internal/credentials"
 	"github.com/harmony-fleet/fleet/internal/natsconn"
@@ -35,6 +37,8 @@ type Config struct {
 		URL      URLs         `toml:"url"` // default nats://127.0.0.1:4222
 		Insecure bool         `toml:"insecure"`
 		TLS      natsconn.TLS `toml:"tls"`
+		RetryMin Duration     `toml:"retry_min"` // default 1s
+		RetryMax Duration     `toml:"retry_max"` // default 30s
 	} `toml:"nats"`
 	Accounts struct {
 		Ops string `toml:"ops"` // default OPS
@@ -115,6 +119,9 @@ func (c Config) Validate() error {
 	if (c.NATS.TLS.Cert == "") != (c.NATS.TLS.Key == "") {
 		bad("nats.tls", "cert and key go together")
 	}
+	if lo, hi := c.NATS.RetryMin, c.NATS.RetryMax; lo < 0 || hi < 0 || hi != 0 && hi < lo {
+		bad("nats.retry_max", "retry_min %v and retry_max %v: want 0 < retry_min <= retry_max", time.Duration(lo), time.Duration(hi))
+	}
 	if strings.ContainsAny(c.Accounts.Ops, ".*> \t\r\n") {
 		bad("accounts.ops", "%q is not the name of an account", c.Accounts.Ops)
 	}
@@ -155,10 +162,16 @@ func (c Config) Options(log *slog.Logger) (Options, error) {
 		MaxConcurrent:  c.Agent.MaxConcurrent,
 		AuditMaxBytes:  c.Agent.AuditMaxBytes,
 		DrainTimeout:   time.Duration(c.Agent.StopTimeout),
+		RetryMin:       time.Duration(c.NATS.RetryMin),
+		RetryMax:       time.Duration(c.NATS.RetryMax),
 		Logger:         log,
 	}
 	if c.Agent.StateDir != nil {
 		o.StateDir = *c.Agent.StateDir
+	}
+	if lo, hi := o.RetryMin, o.RetryMax; lo > 0 && hi > 0 {
+		// A connection that was lost comes back with the same haste.
+		o.NATS.Options = append(o.NATS.Options, nats.ReconnectWait(lo), nats.ReconnectJitter(hi-lo, hi-lo))
 	}
 	return o, nil
 }

@@ -156,7 +156,7 @@ func (c *cache) rememberAbsentLocked(kid string) {
 func (c *cache) startLocked() {
 	f := &flight{done: make(chan struct{})}
 	c.flight = f
-	c.nextAllowed = time.Now().Add(c.cfg.MinFetchInterval)
+	c.nextAllowed = time.Now().Add(c.patienceLocked(c.cfg.MinFetchInterval))
 	c.wg.Go(func() {
 		keys, err := c.fetchContained()
 		c.mu.Lock()
@@ -166,6 +166,17 @@ func (c *cache) startLocked() {
 		c.flight = nil
 		close(f.done)
 	})
+}
+
+// patienceLocked is how long to wait for the next fetch: usual, and less at the
+// beginning, while no keys were ever there. Callout and issuer may start together, and
+// nobody can sign in until both have met.
+func (c *cache) patienceLocked(usual time.Duration) time.Duration {
+	const first, doublings = 100 * time.Millisecond, 6
+	if !c.st.LastSuccess.IsZero() || c.st.Fetches > doublings {
+		return usual
+	}
+	return min(usual, first<<c.st.Fetches)
 }
 
 // fetchContained turns a panic (a decoder tripping over what an issuer serves) into an
@@ -229,7 +240,9 @@ func (c *cache) run(ctx context.Context) error {
 	for {
 		wait := c.cfg.Refresh
 		if err := c.refresh(ctx); err != nil {
-			wait = min(wait, retry)
+			c.mu.RLock()
+			wait = min(wait, c.patienceLocked(retry))
+			c.mu.RUnlock()
 		}
 		// A tenth of jitter, so that many verifiers do not ask in step.
 		timer := time.NewTimer(wait - time.Duration(rand.Int64N(int64(wait)/10+1)))

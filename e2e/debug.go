@@ -1,0 +1,50 @@
+package e2e
+
+import (
+	"fmt"
+	"io"
+	"strings"
+)
+
+// PrintDebugInfo writes what a person needs to look into a stack that is up, secrets
+// of the admin included.
+func (s *Stack) PrintDebugInfo(w io.Writer) {
+	line := func(format string, args ...any) { fmt.Fprintf(w, "[e2e] "+format+"\n", args...) }
+	fate := fmt.Sprintf("will be deleted on exit unless %s=1", EnvKeep)
+	if s.opts.KeepNamespace {
+		fate = "is kept; delete it with: kubectl delete namespace " + s.Namespace
+	}
+	line("namespace: %s (%s)", s.Namespace, fate)
+	line("export KUBECONFIG=%s", s.Kubeconfig())
+	line("kubectl -n %s get pods", s.Namespace)
+	line("NATS: %s (CA: %s)", s.NATSURL, s.CAFile)
+	if s.opts.AuthMode == UserPass {
+		user, password := s.secrets.user("")
+		line("admin: user %s, password %s", user, password)
+	} else {
+		line("admin token: %s (use as auth_token)", s.AdminToken)
+	}
+	line("inbox prefix: %s", s.adminLogin("ops").inbox)
+	line("devices: %s", strings.Join(s.DeviceIDs, ", "))
+	if _, ok := s.opts.AgentTarget.(Pod); ok && len(s.DeviceIDs) > 0 {
+		line("tail agent: kubectl -n %s logs %s -f", s.Namespace, podName(s.DeviceIDs[0]))
+	}
+	for _, name := range s.logged() {
+		line("tail %s: kubectl -n %s logs %s -f", strings.TrimPrefix(name, "fleet-"), s.Namespace, name)
+	}
+}
+
+// logged are the Pods of the parts beside the agents.
+func (s *Stack) logged() []string {
+	names := []string{partNATS}
+	if s.opts.AuthMode == Callout {
+		names = append(names, partCallout)
+		if s.identity.part != nil {
+			names = append(names, partIssuer)
+		}
+	}
+	for _, c := range s.opts.Components {
+		names = append(names, c.Name)
+	}
+	return names
+}

@@ -1,0 +1,69 @@
+package e2e
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestDiagnosticsTellEverythingButSecrets(t *testing.T) {
+	inEachMode(t, func(t *testing.T, mode AuthMode) {
+		t.Setenv(EnvDiagnostics, t.TempDir())
+		s := New(t, Options{AuthMode: mode})
+		pingAll(t, s)
+		dir, err := s.SaveDiagnostics()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := filepath.Join(os.Getenv(EnvDiagnostics), s.Namespace); dir != want {
+			t.Errorf("saved in %s, want %s", dir, want)
+		}
+		files := map[string]string{}
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			content, err := os.ReadFile(filepath.Join(dir, e.Name()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			files[e.Name()] = string(content)
+		}
+		agent := podName(s.DeviceIDs[0])
+		want := map[string]string{
+			agent + ".log": "taking commands", agent + ".yaml": "runAsNonRoot: true", "nats.log": "Server is ready",
+			"nats.yaml": "phase: Running", "events.txt": "Scheduled", "pods.txt": agent, "nats.json": `"jetstream"`,
+		}
+		if mode == Callout {
+			want["fleet-callout.log"], want["fleet-oidc.log"] = "login allowed", "token issued"
+		}
+		for name, part := range want {
+			if !strings.Contains(files[name], part) {
+				t.Errorf("%s does not say %q:\n%s", name, part, files[name])
+			}
+		}
+		var state struct {
+			Varz, Connz, Jsz struct{ Data json.RawMessage }
+		}
+		if err := json.Unmarshal([]byte(files["nats.json"]), &state); err != nil {
+			t.Errorf("nats.json: %v", err)
+		}
+		if !strings.Contains(string(state.Connz.Data), "fleet-agent "+s.DeviceIDs[0]) || !strings.Contains(string(state.Jsz.Data), "KV_desired-state") {
+			t.Errorf("the state of NATS lacks connections or streams:\n%s", files["nats.json"])
+		}
+		secrets := map[string]string{
+			"a password": s.secrets.ops, "the system password": s.secrets.system, "the device password": s.secrets.device,
+			"the callout password": s.secrets.callout, "a private key": "PRIVATE KEY", "a token": "eyJ",
+		}
+		for what, secret := range secrets {
+			for name, content := range files {
+				if strings.Contains(content, secret) {
+					t.Errorf("%s is in %s", what, name)
+				}
+			}
+		}
+	})
+}

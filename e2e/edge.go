@@ -1,0 +1,137 @@
+package e2e
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/httpstream"
+	"k8s.io/client-go/tools/portforward"
+	"k8s.io/client-go/transport/spdy"
+)
+
+const (
+	// nodePortPatience is how long the NodePorts of a cluster may take to answer once
+	// the Pod has an address; after that they are taken to be closed to this machine.
+	nodePortPatience = 3 * time.Second
+	dialTimeout      = time.Second
+)
+
+// findEdge waits until NATS takes connections from this machine, and gives the
+// address: a NodePort, or a forwarded port where the cluster's nodes cannot be
+// reached.
+func (s *Stack) findEdge(ctx context.Context, nodePort int32) (string, error) {
+	err := s.watch.await(ctx, func(pods map[string]*corev1.Pod) (bool, error) {
+		return pods[partNATS] != nil && pods[partNATS].Status.PodIP != "", nil
+	})
+	if err != nil {
+		return "", err
+	}
+	s.step("NATS has an address")
+	patience, cancel := context.WithTimeout(ctx, nodePortPatience)
+	defer cancel()
+	found := make(chan string, 1)
+	var wg sync.WaitGroup
+	for _, node := range s.cluster.NodeAddresses() {
+		address := net.JoinHostPort(node, strconv.Itoa(int(nodePort)))
+		wg.Go(func() {
+			for {
+				if dials(patience, address) {
+					select {
+					case found <- address:
+						cancel()
+					default: // another one was faster
+					}
+					return
+				}
+				if !pause(patience, retryPause) {
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	select {
+	case address := <-found:
+		return address, nil
+	default:
+	}
+	if ctx.Err() != nil {
+		return "", context.Cause(ctx)
+	}
+	s.opts.Logger.Info("the NodePorts of the cluster do not answer this machine; forwarding a port instead", "nodes", s.cluster.NodeAddresses())
+	return s.forward(ctx)
+}
+
+func dials(ctx context.Context, address string) bool {
+	conn, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "tcp", address)
+	if err != nil {
+		return false
+	}
+	_ = conn.Close()
+	return true
+}
+
+// forward forwards a port of this machine to NATS until the stack is closed, and
+// again whenever that breaks, since NATS's Pod may be replaced.
+func (s *Stack) forward(ctx context.Context) (string, error) {
+	transport, upgrader, err := spdy.RoundTripperFor(s.kube.config)
+	if err != nil {
+		return "", fmt.Errorf("forward a port to NATS: %w", err)
+	}
+	pod := s.kube.CoreV1().RESTClient().Post().Resource("pods").Namespace(s.Namespace).Name(partNATS).SubResource("portforward").URL()
+	dialer := spdy.NewDialer(upgrader, &http.Client{Transport: transport}, http.MethodPost, pod)
+	opened := make(chan uint16, 1)
+	s.wg.Go(func() {
+		var local uint16 // any free one the first time, and that one from then on
+		for s.ctx.Err() == nil {
+			port, err := s.forwardOnce(dialer, local, opened)
+			if err != nil && s.ctx.Err() == nil {
+				s.opts.Logger.Debug("the forwarded port to NATS broke; forwarding again", "error", err)
+			}
+			local = cmp.Or(local, port)
+			pause(s.ctx, 10*retryPause)
+		}
+	})
+	select {
+	case port := <-opened:
+		return net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))), nil
+	case <-ctx.Done():
+		return "", fmt.Errorf("NATS is reached neither by a NodePort of %v nor by a forwarded port: %w", s.cluster.NodeAddresses(), context.Cause(ctx))
+	}
+}
+
+// forwardOnce forwards until that breaks or the stack is closed. It gives the local
+// port, and tells it the first time.
+func (s *Stack) forwardOnce(dialer httpstream.Dialer, local uint16, opened chan<- uint16) (uint16, error) {
+	ready := make(chan struct{})
+	ports := []string{fmt.Sprintf("%d:%d", local, natsPort)}
+	fw, err := portforward.NewOnAddresses(dialer, []string{"127.0.0.1"}, ports, s.ctx.Done(), ready, io.Discard, io.Discard)
+	if err != nil {
+		return 0, err
+	}
+	ended := make(chan error, 1)
+	s.wg.Go(func() { ended <- fw.ForwardPorts() })
+	select {
+	case err := <-ended:
+		return 0, err
+	case <-ready:
+	}
+	got, err := fw.GetPorts()
+	if err != nil {
+		return 0, errors.Join(err, <-ended)
+	}
+	select {
+	case opened <- got[0].Local:
+	default:
+	}
+	return got[0].Local, <-ended
+}
