@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -221,7 +222,11 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if slotLock != nil {
+		_ = os.Remove(slotLock.Name()) // an empty file at worst
+	}
+	os.Exit(code)
 }
 
 // TestKilledUpIsNotInTheWay kills the process that starts a cluster at several
@@ -232,7 +237,7 @@ func TestKilledUpIsNotInTheWay(t *testing.T) {
 	for _, after := range []time.Duration{60 * time.Millisecond, 250 * time.Millisecond, time.Second} {
 		t.Run(after.String(), func(t *testing.T) {
 			cmd := exec.Command(os.Args[0])
-			cmd.Env = append(os.Environ(), "FLEET_TEST_UP=1")
+			cmd.Env = append(os.Environ(), "FLEET_TEST_UP=1", slotVariable+"="+strconv.Itoa(slot()))
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
@@ -263,7 +268,7 @@ func TestTwoUpsAtOnceGiveOneCluster(t *testing.T) {
 	for range 3 {
 		go func() {
 			cmd := exec.Command(os.Args[0])
-			cmd.Env = append(os.Environ(), "FLEET_TEST_UP=1")
+			cmd.Env = append(os.Environ(), "FLEET_TEST_UP=1", slotVariable+"="+strconv.Itoa(slot()))
 			cmd.Stderr = os.Stderr
 			output, err := cmd.Output()
 			var s Status

@@ -2,12 +2,15 @@ package local
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,16 +19,48 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/harmony-fleet/fleet/e2e/cluster/internal/filelock"
 	"github.com/harmony-fleet/fleet/e2e/image"
 	"github.com/harmony-fleet/fleet/internal/testwait"
 )
 
-// testOptions describe a cluster beside the one that people use.
+// slots are how many runs of these tests may have a cluster on a machine at once.
+const slots = 16
+
+// slotVariable tells a process that a test starts which cluster is meant.
+const slotVariable = "FLEET_TEST_SLOT"
+
+// slot numbers the cluster that this run of the tests has for itself. The lock is
+// held until the process ends.
+var slot = sync.OnceValue(func() int {
+	if given := os.Getenv(slotVariable); given != "" {
+		n, err := strconv.Atoi(given)
+		if err != nil {
+			panic(err)
+		}
+		return n
+	}
+	for n := range slots {
+		var err error
+		if slotLock, err = filelock.Open(fmt.Sprintf("%s/harmony-fleet-test-%d.lock", os.TempDir(), n)); err == nil {
+			return n
+		}
+		if !errors.Is(err, filelock.ErrLocked) {
+			panic(err)
+		}
+	}
+	panic(fmt.Sprintf("%d runs of these tests are under way: try again when one has ended", slots))
+})
+
+var slotLock *os.File // kept open, or the lock goes
+
+// testOptions describe a cluster beside the one that people use, and beside those
+// of other runs of these tests.
 func testOptions() Options {
 	return Options{
-		Dir:      "/var/lib/harmony-fleet/test",
-		Name:     "fleet-test",
-		Network:  netip.MustParsePrefix("10.214.0.0/16"),
+		Dir:      fmt.Sprintf("/var/lib/harmony-fleet/test-%d", slot()),
+		Name:     fmt.Sprintf("fleet-t%d", slot()),
+		Network:  netip.MustParsePrefix(fmt.Sprintf("10.%d.0.0/16", 220+slot())),
 		Progress: os.Stderr,
 	}
 }

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/harmony-fleet/fleet/e2e/cluster/internal/filelock"
 )
 
 // launchArgument makes a supervisor start another one, say its process id and end,
@@ -92,8 +94,8 @@ func alive(l layout) (bool, error) {
 		}
 		return false, fmt.Errorf("local cluster: %w", err)
 	}
-	file, err := openLocked(supervisorLock(l))
-	if errors.Is(err, errLocked) {
+	file, err := filelock.Open(supervisorLock(l))
+	if errors.Is(err, filelock.ErrLocked) {
 		return true, nil
 	}
 	if err != nil {

@@ -16,6 +16,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/harmony-fleet/fleet/e2e/cluster/internal/kubeapi"
 )
 
 // lookEvery is the pause between two looks at something that is not there yet.
@@ -136,21 +138,7 @@ func nodeReady(ctx context.Context, client kubernetes.Interface, name string) er
 	if err != nil {
 		return fmt.Errorf("node %s: %w", name, err)
 	}
-	for _, t := range node.Spec.Taints {
-		if t.Effect != corev1.TaintEffectPreferNoSchedule {
-			return fmt.Errorf("node %s is tainted %s", name, t.Key)
-		}
-	}
-	for _, condition := range node.Status.Conditions {
-		if condition.Type != corev1.NodeReady {
-			continue
-		}
-		if condition.Status == corev1.ConditionTrue {
-			return nil
-		}
-		return fmt.Errorf("node %s is not ready: %s", name, condition.Message)
-	}
-	return fmt.Errorf("node %s has not said yet whether it is ready", name)
+	return kubeapi.Schedulable(node)
 }
 
 // makeDefaults makes what Pods in the default namespace need: the controllers do so

@@ -2,8 +2,10 @@ package local
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -42,19 +44,22 @@ func withLink(t *testing.T, args ...string) {
 
 func TestTakenLinkIsRefused(t *testing.T) {
 	needCluster(t)
-	withLink(t, "hf-fleet-test", "type", "veth", "peer", "name", "hf-other")
-	refused(t, testOptions(), "ip link delete hf-fleet-test")
+	link := hostLink(testOptions().Name)
+	withLink(t, link, "type", "veth", "peer", "name", link+"x")
+	refused(t, testOptions(), "ip link delete "+link)
 }
 
 func TestTakenNetworkIsRefused(t *testing.T) {
 	needCluster(t)
-	withLink(t, "hf-probe0", "type", "veth", "peer", "name", "hf-probe1")
-	for _, args := range [][]string{{"link", "set", "hf-probe0", "up"}, {"route", "add", "10.214.7.0/24", "dev", "hf-probe0"}} {
+	link := fmt.Sprintf("fprobe%d", slot())
+	taken := fmt.Sprintf("10.%d.7.0/24", 220+slot())
+	withLink(t, link, "type", "veth", "peer", "name", link+"x")
+	for _, args := range [][]string{{"link", "set", link, "up"}, {"route", "add", taken, "dev", link}} {
 		if output, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
 			t.Fatalf("ip %v: %v: %s", args, err, output)
 		}
 	}
-	refused(t, testOptions(), "overlaps with the route to 10.214.7.0/24 by hf-probe0: choose another network")
+	refused(t, testOptions(), "overlaps with the route to "+taken+" by "+link+": choose another network")
 }
 
 func TestMissingContainerdIsRefused(t *testing.T) {
@@ -79,7 +84,7 @@ func TestClusterOfAnotherNameInTheSameDirectoryIsRefused(t *testing.T) {
 	o := testOptions()
 	o.Name = "other"
 	_, err := New(o).Up(t.Context())
-	if err == nil || !strings.Contains(err.Error(), "has the name fleet-test") {
+	if err == nil || !strings.Contains(err.Error(), "has the name "+testOptions().Name) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -87,14 +92,14 @@ func TestClusterOfAnotherNameInTheSameDirectoryIsRefused(t *testing.T) {
 func TestUsersAreRefused(t *testing.T) {
 	needCluster(t)
 	// The test's binary and what it reads are root's alone.
-	binary := "/tmp/fleet-test-user"
+	binary := fmt.Sprintf("/tmp/fleet-test-user-%d", slot())
 	t.Cleanup(func() { _ = os.Remove(binary) }) // reported below if it was not made
 	if err := linkOrCopy("/proc/self/exe", binary); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(binary)
 	cmd.Dir = "/tmp"
-	cmd.Env = []string{"FLEET_TEST_UP=1", "HOME=/tmp", "PATH=" + os.Getenv("PATH")}
+	cmd.Env = []string{"FLEET_TEST_UP=1", slotVariable + "=" + strconv.Itoa(slot()), "HOME=/tmp", "PATH=" + os.Getenv("PATH")}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	output, err := cmd.CombinedOutput()
 	if err == nil || !strings.Contains(string(output), "it needs root: run this with sudo") {

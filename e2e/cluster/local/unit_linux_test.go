@@ -1,17 +1,14 @@
 package local
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
-	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"k8s.io/client-go/tools/clientcmd"
 )
@@ -155,31 +152,6 @@ func TestMissingToolsAreNamedInOneMessage(t *testing.T) {
 			t.Errorf("%q is not in: %v", want, err)
 		}
 	}
-}
-
-func TestLockIsHeldByOne(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "lock")
-	unlock, err := lockFile(t.Context(), path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := openLocked(path); !errors.Is(err, errLocked) {
-		t.Errorf("second lock: %v", err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
-	defer cancel()
-	if _, err := lockFile(ctx, path); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("waiting for the lock: %v", err)
-	}
-	unlock()
-	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the lock's file after unlocking: %v", err)
-	}
-	again, err := lockFile(t.Context(), path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	again()
 }
 
 func TestLogsAreBounded(t *testing.T) {
