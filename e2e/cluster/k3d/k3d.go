@@ -193,6 +193,7 @@ func connect(ctx context.Context, run programs, found *listed) (*Cluster, error)
 	if err != nil {
 		return nil, fmt.Errorf("k3d cluster: %w", err)
 	}
+	defer api.Close()
 	if _, err := api.AwaitNodes(ctx); err != nil {
 		return nil, fmt.Errorf("k3d cluster: %w", err)
 	}

@@ -78,6 +78,7 @@ func (p *Provider) look(ctx context.Context) (*existing, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer api.Close()
 	if err := api.MayMakeNamespaces(ctx); err != nil {
 		return nil, err
 	}

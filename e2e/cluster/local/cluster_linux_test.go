@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -21,6 +20,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/remotecommand"
 
+	"github.com/harmony-fleet/fleet/e2e/cluster/internal/testslot"
 	"github.com/harmony-fleet/fleet/internal/testwait"
 )
 
@@ -223,9 +223,7 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	code := m.Run()
-	if slotLock != nil {
-		_ = os.Remove(slotLock.Name()) // an empty file at worst
-	}
+	testslot.Release()
 	os.Exit(code)
 }
 
@@ -237,7 +235,7 @@ func TestKilledUpIsNotInTheWay(t *testing.T) {
 	for _, after := range []time.Duration{60 * time.Millisecond, 250 * time.Millisecond, time.Second} {
 		t.Run(after.String(), func(t *testing.T) {
 			cmd := exec.Command(os.Args[0])
-			cmd.Env = append(os.Environ(), "FLEET_TEST_UP=1", slotVariable+"="+strconv.Itoa(slot()))
+			cmd.Env = append(os.Environ(), "FLEET_TEST_UP=1", handOn())
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
@@ -268,7 +266,7 @@ func TestTwoUpsAtOnceGiveOneCluster(t *testing.T) {
 	for range 3 {
 		go func() {
 			cmd := exec.Command(os.Args[0])
-			cmd.Env = append(os.Environ(), "FLEET_TEST_UP=1", slotVariable+"="+strconv.Itoa(slot()))
+			cmd.Env = append(os.Environ(), "FLEET_TEST_UP=1", handOn())
 			cmd.Stderr = os.Stderr
 			output, err := cmd.Output()
 			var s Status

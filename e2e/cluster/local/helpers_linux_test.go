@@ -2,15 +2,11 @@ package local
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"net/netip"
 	"os"
 	"slices"
-	"strconv"
-	"sync"
 	"testing"
 	"time"
 
@@ -19,51 +15,21 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
 
-	"github.com/harmony-fleet/fleet/e2e/cluster/internal/filelock"
+	"github.com/harmony-fleet/fleet/e2e/cluster/internal/testslot"
 	"github.com/harmony-fleet/fleet/e2e/image"
 	"github.com/harmony-fleet/fleet/internal/testwait"
 )
 
-// slots are how many runs of these tests may have a cluster on a machine at once.
-const slots = 16
-
-// slotVariable tells a process that a test starts which cluster is meant.
-const slotVariable = "FLEET_TEST_SLOT"
-
-// slot numbers the cluster that this run of the tests has for itself. The lock is
-// held until the process ends.
-var slot = sync.OnceValue(func() int {
-	if given := os.Getenv(slotVariable); given != "" {
-		n, err := strconv.Atoi(given)
-		if err != nil {
-			panic(err)
-		}
-		return n
-	}
-	for n := range slots {
-		var err error
-		if slotLock, err = filelock.Open(fmt.Sprintf("%s/harmony-fleet-test-%d.lock", os.TempDir(), n)); err == nil {
-			return n
-		}
-		if !errors.Is(err, filelock.ErrLocked) {
-			panic(err)
-		}
-	}
-	panic(fmt.Sprintf("%d runs of these tests are under way: try again when one has ended", slots))
-})
-
-var slotLock *os.File // kept open, or the lock goes
-
 // testOptions describe a cluster beside the one that people use, and beside those
 // of other runs of these tests.
 func testOptions() Options {
-	return Options{
-		Dir:      fmt.Sprintf("/var/lib/harmony-fleet/test-%d", slot()),
-		Name:     fmt.Sprintf("fleet-t%d", slot()),
-		Network:  netip.MustParsePrefix(fmt.Sprintf("10.%d.0.0/16", 220+slot())),
-		Progress: os.Stderr,
-	}
+	slot := testslot.Take()
+	return Options{Dir: slot.Dir, Name: slot.Name, Network: slot.Network, Progress: os.Stderr}
 }
+
+// handOn is the environment variable by which a process that a test starts has the
+// same cluster.
+func handOn() string { return fmt.Sprintf("%s=%d", testslot.Variable, testslot.Take().Number) }
 
 // needCluster skips the test where no cluster is wanted.
 func needCluster(tb testing.TB) {
@@ -78,6 +44,11 @@ func up(tb testing.TB) *Cluster {
 	tb.Helper()
 	provider := New(testOptions())
 	tb.Cleanup(func() {
+		// The supervisor is this binary, race detector included, and nobody sees what
+		// it writes.
+		if log, err := os.ReadFile(layout{testOptions().Dir}.log("supervisor")); err == nil && len(log) > 0 {
+			tb.Errorf("the supervisor complains: %s", log)
+		}
 		if err := provider.Down(context.Background()); err != nil {
 			tb.Errorf("down: %v", err)
 		}
@@ -91,10 +62,11 @@ func up(tb testing.TB) *Cluster {
 
 func clientOf(tb testing.TB, c *Cluster) kubernetes.Interface {
 	tb.Helper()
-	client, err := c.client()
+	client, done, err := c.client()
 	if err != nil {
 		tb.Fatal(err)
 	}
+	tb.Cleanup(done)
 	return client
 }
 

@@ -77,7 +77,7 @@ func startSupervisor(ctx context.Context, o order, lock *os.File) error {
 	if err := attachNode(o.Name, o.Addresses, pid); err != nil {
 		return fmt.Errorf("local cluster: %w", err)
 	}
-	if _, err := write.Write([]byte{'\n', '!'}); err != nil {
+	if _, err := write.Write([]byte{linkIsThere}); err != nil {
 		return fmt.Errorf("local cluster: tell supervisor: %w: %s", err, lastLines(l.log("supervisor"), 1))
 	}
 	return nil

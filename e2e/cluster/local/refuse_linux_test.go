@@ -5,11 +5,12 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/harmony-fleet/fleet/e2e/cluster/internal/testslot"
 )
 
 // refused expects that Up fails at once, says want, and leaves nothing.
@@ -51,8 +52,8 @@ func TestTakenLinkIsRefused(t *testing.T) {
 
 func TestTakenNetworkIsRefused(t *testing.T) {
 	needCluster(t)
-	link := fmt.Sprintf("fprobe%d", slot())
-	taken := fmt.Sprintf("10.%d.7.0/24", 220+slot())
+	link := fmt.Sprintf("fprobe%d", testslot.Take().Number)
+	taken := strings.Replace(testOptions().Network.String(), ".0.0/16", ".7.0/24", 1)
 	withLink(t, link, "type", "veth", "peer", "name", link+"x")
 	for _, args := range [][]string{{"link", "set", link, "up"}, {"route", "add", taken, "dev", link}} {
 		if output, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
@@ -92,14 +93,14 @@ func TestClusterOfAnotherNameInTheSameDirectoryIsRefused(t *testing.T) {
 func TestUsersAreRefused(t *testing.T) {
 	needCluster(t)
 	// The test's binary and what it reads are root's alone.
-	binary := fmt.Sprintf("/tmp/fleet-test-user-%d", slot())
+	binary := fmt.Sprintf("/tmp/fleet-test-user-%d", testslot.Take().Number)
 	t.Cleanup(func() { _ = os.Remove(binary) }) // reported below if it was not made
 	if err := linkOrCopy("/proc/self/exe", binary); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(binary)
 	cmd.Dir = "/tmp"
-	cmd.Env = []string{"FLEET_TEST_UP=1", slotVariable + "=" + strconv.Itoa(slot()), "HOME=/tmp", "PATH=" + os.Getenv("PATH")}
+	cmd.Env = []string{"FLEET_TEST_UP=1", handOn(), "HOME=/tmp", "PATH=" + os.Getenv("PATH")}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	output, err := cmd.CombinedOutput()
 	if err == nil || !strings.Contains(string(output), "it needs root: run this with sudo") {

@@ -7,7 +7,6 @@ import (
 	"log"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,7 +14,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/registry"
+	containerregistry "github.com/google/go-containerregistry/pkg/registry"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -23,16 +23,16 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/harmony-fleet/fleet/e2e/cluster/internal/kubeapi"
+	"github.com/harmony-fleet/fleet/e2e/cluster/internal/testslot"
 	"github.com/harmony-fleet/fleet/e2e/cluster/local"
 	"github.com/harmony-fleet/fleet/e2e/image"
 	"github.com/harmony-fleet/fleet/internal/testwait"
 )
 
-// network is that of this test's own cluster.
-const network = "10.240.0.0/16"
-
 func localOptions() local.Options {
-	return local.Options{Dir: "/var/lib/harmony-fleet/test-pull", Name: "fleet-pull", Network: netip.MustParsePrefix(network), Progress: os.Stderr}
+	slot := testslot.Take()
+	return local.Options{Dir: slot.Dir, Name: slot.Name, Network: slot.Network, Progress: os.Stderr}
 }
 
 // startRegistry serves a registry at the address by which a node of the network
@@ -45,7 +45,7 @@ func startRegistry(t *testing.T) (host string, puts, gets *atomic.Int64) {
 		t.Fatal(err)
 	}
 	puts, gets = new(atomic.Int64), new(atomic.Int64)
-	handler := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	handler := containerregistry.New(containerregistry.Logger(log.New(io.Discard, "", 0)))
 	server := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case r.Method == http.MethodPut:
@@ -60,8 +60,9 @@ func startRegistry(t *testing.T) (host string, puts, gets *atomic.Int64) {
 	t.Cleanup(func() {
 		server.Close()
 		<-served
+		remote.DefaultTransport.(*http.Transport).CloseIdleConnections() // those that pushed
 	})
-	address := netip.MustParsePrefix(network).Addr().Next().String()
+	address := localOptions().Network.Addr().Next().String()
 	return fmt.Sprintf("%s:%d", address, listener.Addr().(*net.TCPAddr).Port), puts, gets
 }
 
@@ -71,6 +72,7 @@ func TestPodsPullFromARegistry(t *testing.T) {
 	if os.Getenv("HARMONY_FLEET_E2E") != "1" {
 		t.Skip("needs root, containerd and some minutes: set HARMONY_FLEET_E2E=1")
 	}
+	t.Cleanup(testslot.Release)
 	host, puts, gets := startRegistry(t)
 	prefix := host + "/team"
 	here, err := Select(t.Context(), Options{Kind: Local, Registry: prefix, Local: localOptions()})
@@ -94,10 +96,11 @@ func TestPodsPullFromARegistry(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	client, err := kubernetes.NewForConfig(config)
+	client, done, err := kubeapi.Client(config)
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(done)
 
 	elsewhere, err := Select(t.Context(), Options{Kind: Auto, Kubeconfig: up.Kubeconfig(), Registry: prefix})
 	if err != nil || elsewhere.Name() != Kubeconfig {

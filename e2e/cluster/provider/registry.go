@@ -23,6 +23,9 @@ func newRegistry(prefix string) (*registry, error) {
 	prefix = strings.TrimSuffix(prefix, "/")
 	// The name of any image in it says whether it is well formed.
 	ref, err := name.NewTag(prefix+"/image:tag", name.StrictValidation)
+	if err == nil && strings.Contains(prefix, "://") {
+		err = errors.New("it is a URL")
+	}
 	if err != nil {
 		return nil, fmt.Errorf("registry %q: want host, host:port or host/repository, without http://: %w", prefix, err)
 	}

@@ -3,9 +3,9 @@
 // and where NodePorts can be reached.
 //
 //	api, err := kubeapi.Open(path)
-//	if err == nil {
-//		err = api.MayMakeNamespaces(ctx)
-//	}
+//	if err != nil { … }
+//	defer api.Close()
+//	err = api.MayMakeNamespaces(ctx)
 //	nodes, err := api.AwaitNodes(ctx)
 //	addresses := kubeapi.Reachable(ctx, kubeapi.Addresses(nodes))
 //
@@ -27,7 +27,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 )
 
@@ -38,8 +40,12 @@ const requestTimeout = 10 * time.Second
 // API is a connection to the API server of a cluster.
 type API struct {
 	client kubernetes.Interface
+	close  func()
 	server string // for messages
 }
+
+// Close ends the connections.
+func (a *API) Close() { a.close() }
 
 // Open reads the kubeconfig file of that path. It sends nothing.
 func Open(path string) (*API, error) {
@@ -58,16 +64,30 @@ func Open(path string) (*API, error) {
 	case !known:
 		return nil, fmt.Errorf("kubeconfig %s names the context %q and does not have it: choose one it has with: kubectl --kubeconfig %[1]s config use-context NAME", path, config.CurrentContext)
 	}
-	rest, err := clientcmd.NewNonInteractiveClientConfig(*config, config.CurrentContext, nil, nil).ClientConfig()
+	access, err := clientcmd.NewNonInteractiveClientConfig(*config, config.CurrentContext, nil, nil).ClientConfig()
 	if err != nil {
 		return nil, fmt.Errorf("kubeconfig %s cannot be used: %w: fetch it again, or name another", path, err)
 	}
-	rest.Timeout = requestTimeout
-	client, err := kubernetes.NewForConfig(rest)
+	access.Timeout = requestTimeout
+	client, done, err := Client(access)
 	if err != nil {
 		return nil, fmt.Errorf("kubeconfig %s cannot be used: %w: fetch it again, or name another", path, err)
 	}
-	return &API{client: client, server: rest.Host}, nil
+	return &API{client: client, close: done, server: access.Host}, nil
+}
+
+// Client returns a client, and what ends its connections, which otherwise stay open,
+// each with goroutines, also when the cluster is no more.
+func Client(config *rest.Config) (client kubernetes.Interface, done func(), err error) {
+	http, err := rest.HTTPClientFor(config)
+	if err != nil {
+		return nil, nil, err
+	}
+	client, err = kubernetes.NewForConfigAndClient(config, http)
+	if err != nil {
+		return nil, nil, err
+	}
+	return client, func() { utilnet.CloseIdleConnectionsFor(http.Transport) }, nil
 }
 
 // explain says what a failed request means.
