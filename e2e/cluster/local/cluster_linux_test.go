@@ -289,8 +289,11 @@ func TestTwoUpsAtOnceGiveOneCluster(t *testing.T) {
 	}
 }
 
-// BenchmarkUp measures a start from nothing. Run it with -benchtime=5x.
-func BenchmarkUp(b *testing.B) {
+// BenchmarkClusterUp measures a start from nothing, the binary being in the cache,
+// until the node takes Pods:
+//
+//	HARMONY_FLEET_E2E=1 go test -run '^$' -bench ClusterUp -benchtime 5x ./e2e/cluster/local/
+func BenchmarkClusterUp(b *testing.B) {
 	needCluster(b)
 	var took []time.Duration
 	for b.Loop() {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -63,20 +64,42 @@ func TestTakenNetworkIsRefused(t *testing.T) {
 	refused(t, testOptions(), "overlaps with the route to "+taken+" by "+link+": choose another network")
 }
 
-func TestMissingContainerdIsRefused(t *testing.T) {
+// TestMissingToolIsRefused takes one thing at a time away from the machine.
+func TestMissingToolIsRefused(t *testing.T) {
 	needCluster(t)
-	dir := t.TempDir()
-	for _, name := range []string{"ps", "ip", "iptables-save", "ip6tables-save"} { // what the test itself runs
-		path, err := exec.LookPath(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Symlink(path, dir+"/"+name); err != nil {
-			t.Fatal(err)
-		}
+	kept := []string{"ps", "ip", "iptables-save", "ip6tables-save", "go", "modprobe"} // what the test and the start run besides
+	for _, tool := range tools {
+		kept = append(kept, tool.program)
 	}
-	t.Setenv("PATH", dir)
-	refused(t, testOptions(), "apt-get install -y containerd runc iptables")
+	for _, c := range []struct{ program, pkg string }{
+		{"containerd", "containerd"},
+		{"ctr", "containerd"},
+		{"containerd-shim-runc-v2", "containerd"},
+		{"runc", "runc"},
+		{"iptables", "iptables"},
+		{"ip6tables", "iptables"},
+	} {
+		t.Run(c.program, func(t *testing.T) {
+			dir := t.TempDir()
+			for _, name := range kept {
+				path, err := exec.LookPath(name)
+				if err != nil || name == c.program {
+					continue // taken away, or not needed
+				}
+				if err := os.Symlink(path, filepath.Join(dir, name)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			t.Setenv("PATH", dir)
+			refused(t, testOptions(), "this machine has no "+c.program+": install with: apt-get install -y "+c.pkg)
+		})
+	}
+	t.Run("CNI plugins", func(t *testing.T) {
+		before := cniDirs
+		t.Cleanup(func() { cniDirs = before })
+		cniDirs = []string{t.TempDir()}
+		refused(t, testOptions(), "CNI plugin ptp, CNI plugin host-local, CNI plugin portmap, CNI plugin loopback: install with: apt-get install -y containernetworking-plugins")
+	})
 }
 
 func TestClusterOfAnotherNameInTheSameDirectoryIsRefused(t *testing.T) {
