@@ -14,6 +14,8 @@ import (
 	"runtime"
 	"strings"
 	"time"
+
+	"github.com/harmony-fleet/fleet/e2e/cluster/internal/filelock"
 )
 
 // kubernetesVersion is what the module in the folder kube requires; the binary
@@ -80,7 +82,7 @@ func cached(ctx context.Context, o Options, name, notice string, packages map[st
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		return "", fmt.Errorf("local cluster: make cache: %w", err)
 	}
-	unlock, err := lockFile(ctx, entry+".lock")
+	unlock, err := filelock.Wait(ctx, entry+".lock")
 	if err != nil {
 		return "", fmt.Errorf("local cluster: wait for another build: %w", err)
 	}

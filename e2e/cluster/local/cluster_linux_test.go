@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/remotecommand"
 
+	"github.com/harmony-fleet/fleet/e2e/cluster/internal/testslot"
 	"github.com/harmony-fleet/fleet/internal/testwait"
 )
 
@@ -221,7 +222,9 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	testslot.Release()
+	os.Exit(code)
 }
 
 // TestKilledUpIsNotInTheWay kills the process that starts a cluster at several
@@ -232,7 +235,7 @@ func TestKilledUpIsNotInTheWay(t *testing.T) {
 	for _, after := range []time.Duration{60 * time.Millisecond, 250 * time.Millisecond, time.Second} {
 		t.Run(after.String(), func(t *testing.T) {
 			cmd := exec.Command(os.Args[0])
-			cmd.Env = append(os.Environ(), "FLEET_TEST_UP=1")
+			cmd.Env = append(os.Environ(), "FLEET_TEST_UP=1", handOn())
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
@@ -263,7 +266,7 @@ func TestTwoUpsAtOnceGiveOneCluster(t *testing.T) {
 	for range 3 {
 		go func() {
 			cmd := exec.Command(os.Args[0])
-			cmd.Env = append(os.Environ(), "FLEET_TEST_UP=1")
+			cmd.Env = append(os.Environ(), "FLEET_TEST_UP=1", handOn())
 			cmd.Stderr = os.Stderr
 			output, err := cmd.Output()
 			var s Status
@@ -286,8 +289,11 @@ func TestTwoUpsAtOnceGiveOneCluster(t *testing.T) {
 	}
 }
 
-// BenchmarkUp measures a start from nothing. Run it with -benchtime=5x.
-func BenchmarkUp(b *testing.B) {
+// BenchmarkClusterUp measures a start from nothing, the binary being in the cache,
+// until the node takes Pods:
+//
+//	HARMONY_FLEET_E2E=1 go test -run '^$' -bench ClusterUp -benchtime 5x ./e2e/cluster/local/
+func BenchmarkClusterUp(b *testing.B) {
 	needCluster(b)
 	var took []time.Duration
 	for b.Loop() {

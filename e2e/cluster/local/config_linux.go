@@ -23,6 +23,7 @@ func (l layout) path(elem ...string) string {
 func (l layout) kube() string             { return l.path("bin", "kube") }
 func (l layout) kubeconfig() string       { return l.path("kubeconfig") }
 func (l layout) containerdSocket() string { return l.path("containerd.sock") }
+func (l layout) registries() string       { return l.path("registries") }
 func (l layout) logs() string             { return l.path("logs") }
 func (l layout) log(component string) string {
 	return l.path("logs", component+".log")
@@ -110,7 +111,27 @@ disabled_plugins = [
     bin_dir = %[5]q
     conf_dir = %[6]q
     max_conf_num = 1
-`, l.path("containerd"), l.containerdSocket(), pauseRef, m.runc, m.cniDir, l.path("cni"))
+
+  [plugins."io.containerd.grpc.v1.cri".registry]
+    config_path = %[7]q
+`, l.path("containerd"), l.containerdSocket(), pauseRef, m.runc, m.cniDir, l.path("cni"), l.registries())
+}
+
+// allowInsecure lets containerd pull from registries by plain HTTP. It looks here
+// whenever it pulls, so this works while it runs.
+func allowInsecure(l layout, registries []string) error {
+	for _, host := range registries {
+		dir := filepath.Join(l.registries(), host)
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return fmt.Errorf("local cluster: allow registry: %w", err)
+		}
+		url := "http://" + host
+		content := fmt.Sprintf("server = %q\n\n[host.%[1]q]\n  capabilities = [\"pull\", \"resolve\"]\n", url)
+		if err := os.WriteFile(filepath.Join(dir, "hosts.toml"), []byte(content), 0o644); err != nil {
+			return fmt.Errorf("local cluster: allow registry: %w", err)
+		}
+	}
+	return nil
 }
 
 // cniConfig gives each Pod a routed link of its own. There is no bridge: with one,

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/netip"
 	"os"
 	"slices"
 	"testing"
@@ -16,19 +15,21 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/harmony-fleet/fleet/e2e/cluster/internal/testslot"
 	"github.com/harmony-fleet/fleet/e2e/image"
 	"github.com/harmony-fleet/fleet/internal/testwait"
 )
 
-// testOptions describe a cluster beside the one that people use.
+// testOptions describe a cluster beside the one that people use, and beside those
+// of other runs of these tests.
 func testOptions() Options {
-	return Options{
-		Dir:      "/var/lib/harmony-fleet/test",
-		Name:     "fleet-test",
-		Network:  netip.MustParsePrefix("10.214.0.0/16"),
-		Progress: os.Stderr,
-	}
+	slot := testslot.Take()
+	return Options{Dir: slot.Dir, Name: slot.Name, Network: slot.Network, Progress: os.Stderr}
 }
+
+// handOn is the environment variable by which a process that a test starts has the
+// same cluster.
+func handOn() string { return fmt.Sprintf("%s=%d", testslot.Variable, testslot.Take().Number) }
 
 // needCluster skips the test where no cluster is wanted.
 func needCluster(tb testing.TB) {
@@ -43,6 +44,11 @@ func up(tb testing.TB) *Cluster {
 	tb.Helper()
 	provider := New(testOptions())
 	tb.Cleanup(func() {
+		// The supervisor is this binary, race detector included, and nobody sees what
+		// it writes.
+		if log, err := os.ReadFile(layout{testOptions().Dir}.log("supervisor")); err == nil && len(log) > 0 {
+			tb.Errorf("the supervisor complains: %s", log)
+		}
 		if err := provider.Down(context.Background()); err != nil {
 			tb.Errorf("down: %v", err)
 		}
@@ -56,10 +62,11 @@ func up(tb testing.TB) *Cluster {
 
 func clientOf(tb testing.TB, c *Cluster) kubernetes.Interface {
 	tb.Helper()
-	client, err := c.client()
+	client, done, err := c.client()
 	if err != nil {
 		tb.Fatal(err)
 	}
+	tb.Cleanup(done)
 	return client
 }
 

@@ -3,16 +3,15 @@ package local
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os/exec"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/harmony-fleet/fleet/e2e/cluster"
+	"github.com/harmony-fleet/fleet/e2e/cluster/internal/ctr"
 	"github.com/harmony-fleet/fleet/e2e/image"
 )
 
@@ -51,63 +50,16 @@ func awaitSocket(ctx context.Context, network, address string) {
 // LoadImages streams images into the node's containerd, all at once, and leaves out
 // those that are there, complete and unpacked.
 func (c *Cluster) LoadImages(ctx context.Context, images ...cluster.Image) error {
-	errs := make([]error, len(images))
-	var wg sync.WaitGroup
-	for i, img := range images {
-		wg.Go(func() {
-			there, err := c.hasImage(ctx, img.Ref())
-			if err == nil && !there {
-				err = c.importArchive(ctx, img.WriteArchive)
-			}
-			if err != nil {
-				errs[i] = fmt.Errorf("load image %s: %w", img.Ref(), err)
-			}
-		})
-	}
-	wg.Wait()
-	return errors.Join(errs...)
+	return ctr.Node(c.ctr).Load(ctx, images...)
 }
 
 // LoadArchive loads the images of an archive, as `podman save` and `docker save`
 // write it, or a tarred OCI layout, under the names in it.
 func (c *Cluster) LoadArchive(ctx context.Context, archive io.Reader) error {
-	return c.importArchive(ctx, func(w io.Writer) error {
+	return ctr.Node(c.ctr).Import(ctx, func(w io.Writer) error {
 		_, err := io.Copy(w, archive)
 		return err
 	})
-}
-
-// hasImage says whether the node can start ref without loading it.
-func (c *Cluster) hasImage(ctx context.Context, ref string) (bool, error) {
-	output, err := c.ctr(ctx, nil, "images", "check", "name=="+ref)
-	if err != nil {
-		return false, err
-	}
-	// REF TYPE DIGEST STATUS SIZE UNPACKED, STATUS being "complete (2/2)".
-	for line := range strings.Lines(output) {
-		fields := strings.Fields(line)
-		if len(fields) > 3 && fields[0] == ref {
-			return fields[3] == "complete" && fields[len(fields)-1] == "true", nil
-		}
-	}
-	return false, nil
-}
-
-// importArchive gives what write writes to containerd.
-func (c *Cluster) importArchive(ctx context.Context, write func(io.Writer) error) error {
-	read, w := io.Pipe()
-	written := make(chan error, 1)
-	go func() {
-		err := write(w)
-		w.CloseWithError(err)
-		written <- err
-	}()
-	_, err := c.ctr(ctx, read, "images", "import", "-")
-	read.CloseWithError(errors.New("containerd has stopped reading")) // ends the writer
-	if writeErr := <-written; err == nil {
-		err = writeErr
-	}
-	return err
 }
 
 // ctr runs containerd's own client, which is always of its version.

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/harmony-fleet/fleet/e2e/cluster/internal/filelock"
 )
 
 // launchArgument makes a supervisor start another one, say its process id and end,
@@ -75,7 +77,7 @@ func startSupervisor(ctx context.Context, o order, lock *os.File) error {
 	if err := attachNode(o.Name, o.Addresses, pid); err != nil {
 		return fmt.Errorf("local cluster: %w", err)
 	}
-	if _, err := write.Write([]byte{'\n', '!'}); err != nil {
+	if _, err := write.Write([]byte{linkIsThere}); err != nil {
 		return fmt.Errorf("local cluster: tell supervisor: %w: %s", err, lastLines(l.log("supervisor"), 1))
 	}
 	return nil
@@ -92,8 +94,8 @@ func alive(l layout) (bool, error) {
 		}
 		return false, fmt.Errorf("local cluster: %w", err)
 	}
-	file, err := openLocked(supervisorLock(l))
-	if errors.Is(err, errLocked) {
+	file, err := filelock.Open(supervisorLock(l))
+	if errors.Is(err, filelock.ErrLocked) {
 		return true, nil
 	}
 	if err != nil {

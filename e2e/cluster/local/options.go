@@ -53,6 +53,11 @@ type Options struct {
 	// package's source, or in the module of the working directory.
 	Source string
 
+	// InsecureRegistries are registries, as host:port, that the node pulls images from
+	// by plain HTTP; nil means none. Those of an Up that finds the cluster running
+	// hold for it as well.
+	InsecureRegistries []string
+
 	// StartTimeout bounds a start, the building of the binaries apart; zero means
 	// DefaultStartTimeout.
 	StartTimeout time.Duration
@@ -67,6 +72,9 @@ type Options struct {
 // nameForm leaves room in the 15 characters of a link's name for "hf-" and for
 // one more, which the name of the link's far end needs until it is moved.
 var nameForm = regexp.MustCompile(`^[a-z]([-a-z0-9]{0,9}[a-z0-9])?$`)
+
+// registryForm is that of a registry's name, which becomes the name of a directory.
+var registryForm = regexp.MustCompile(`^[A-Za-z0-9]([-.A-Za-z0-9]*[A-Za-z0-9])?(:[0-9]{1,5})?$`)
 
 // withDefaults returns o with every field set, or what is wrong with it.
 func (o Options) withDefaults() (Options, error) {
@@ -98,6 +106,11 @@ func (o Options) withDefaults() (Options, error) {
 			return o, errors.New("local cluster: no cache directory: set HOME or XDG_CACHE_HOME")
 		}
 		o.CacheDir = filepath.Join(base, "harmony-fleet")
+	}
+	for _, host := range o.InsecureRegistries {
+		if !registryForm.MatchString(host) {
+			return o, fmt.Errorf("local cluster: registry %q: want host:port", host)
+		}
 	}
 	if o.StartTimeout == 0 {
 		o.StartTimeout = DefaultStartTimeout

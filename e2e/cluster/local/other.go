@@ -26,6 +26,9 @@ func New(Options) *Provider { return &Provider{} }
 // Name is "local".
 func (*Provider) Name() string { return "local" }
 
+// Usable says that there is none here.
+func (*Provider) Usable() error { return errNotHere }
+
 // Up fails.
 func (*Provider) Up(context.Context) (cluster.Cluster, error) { return nil, errNotHere }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/harmony-fleet/fleet/e2e/cluster"
+	"github.com/harmony-fleet/fleet/e2e/cluster/internal/filelock"
 	"github.com/harmony-fleet/fleet/e2e/image"
 )
 
@@ -26,6 +27,20 @@ func New(o Options) *Provider { return &Provider{options: o} }
 
 // Name is "local".
 func (*Provider) Name() string { return "local" }
+
+// Usable returns nil where a cluster can be started, or says what is missing. A
+// start finds out more: whether its network is free, for example.
+func (p *Provider) Usable() error {
+	o, err := p.options.withDefaults()
+	if err != nil {
+		return err
+	}
+	if err := requireRoot(); err != nil {
+		return err
+	}
+	_, err = inspect(o.Dir)
+	return err
+}
 
 // Up returns the cluster, started first unless it is up already.
 func (p *Provider) Up(ctx context.Context) (cluster.Cluster, error) {
@@ -70,6 +85,9 @@ func (p *Provider) Up(ctx context.Context) (cluster.Cluster, error) {
 		// A supervisor whose starter was killed ends by itself, a moment later.
 		err = c.awaitReady(ctx)
 		if err == nil {
+			if err := allowInsecure(c.layout, o.InsecureRegistries); err != nil {
+				return nil, err
+			}
 			return c, nil
 		}
 		if !errors.Is(err, errSupervisorEnded) {
@@ -103,7 +121,7 @@ func lockCluster(ctx context.Context, o Options) (unlock func(), err error) {
 	if err := os.MkdirAll(filepath.Dir(o.Dir), 0o755); err != nil {
 		return nil, fmt.Errorf("local cluster: %w", err)
 	}
-	unlock, err = lockFile(ctx, o.Dir+".lock")
+	unlock, err = filelock.Wait(ctx, o.Dir+".lock")
 	if err != nil {
 		return nil, fmt.Errorf("local cluster: another process is starting or stopping %s: %w: try again when it is done", o.Dir, err)
 	}
@@ -142,7 +160,10 @@ func (c *Cluster) start(ctx context.Context, b binaries) error {
 	if err := writeConfig(o, c.addresses, m); err != nil {
 		return fmt.Errorf("local cluster: %w", err)
 	}
-	lock, err := openLocked(supervisorLock(c.layout))
+	if err := allowInsecure(c.layout, o.InsecureRegistries); err != nil {
+		return err
+	}
+	lock, err := filelock.Open(supervisorLock(c.layout))
 	if err != nil {
 		return fmt.Errorf("local cluster: %w", err)
 	}

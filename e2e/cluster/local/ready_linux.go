@@ -16,6 +16,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/harmony-fleet/fleet/e2e/cluster/internal/kubeapi"
 )
 
 // lookEvery is the pause between two looks at something that is not there yet.
@@ -57,10 +59,11 @@ func (c *Cluster) awaitReady(ctx context.Context) error {
 }
 
 func (c *Cluster) awaitConditions(ctx context.Context) error {
-	client, err := c.client()
+	client, done, err := c.client()
 	if err != nil {
 		return err
 	}
+	defer done()
 	authority, err := os.ReadFile(c.layout.path("pki", "ca.crt"))
 	if err != nil {
 		return err
@@ -107,10 +110,11 @@ func until(ctx context.Context, condition func(context.Context) error) error {
 
 // look returns the version of the cluster if its node is ready.
 func (c *Cluster) look(ctx context.Context) (version string, err error) {
-	client, err := c.client()
+	client, done, err := c.client()
 	if err != nil {
 		return "", err
 	}
+	defer done()
 	if err := nodeReady(ctx, client, c.options.Name); err != nil {
 		return "", err
 	}
@@ -121,13 +125,14 @@ func (c *Cluster) look(ctx context.Context) (version string, err error) {
 	return info.GitVersion, nil
 }
 
-func (c *Cluster) client() (kubernetes.Interface, error) {
+// client returns a client, and what ends its connections.
+func (c *Cluster) client() (client kubernetes.Interface, done func(), err error) {
 	config, err := clientcmd.BuildConfigFromFlags("", c.Kubeconfig())
 	if err != nil {
-		return nil, fmt.Errorf("read kubeconfig: %w", err)
+		return nil, nil, fmt.Errorf("read kubeconfig: %w", err)
 	}
 	config.QPS = -1 // no limit
-	return kubernetes.NewForConfig(config)
+	return kubeapi.Client(config)
 }
 
 // nodeReady returns nil when the node takes Pods.
@@ -136,21 +141,7 @@ func nodeReady(ctx context.Context, client kubernetes.Interface, name string) er
 	if err != nil {
 		return fmt.Errorf("node %s: %w", name, err)
 	}
-	for _, t := range node.Spec.Taints {
-		if t.Effect != corev1.TaintEffectPreferNoSchedule {
-			return fmt.Errorf("node %s is tainted %s", name, t.Key)
-		}
-	}
-	for _, condition := range node.Status.Conditions {
-		if condition.Type != corev1.NodeReady {
-			continue
-		}
-		if condition.Status == corev1.ConditionTrue {
-			return nil
-		}
-		return fmt.Errorf("node %s is not ready: %s", name, condition.Message)
-	}
-	return fmt.Errorf("node %s has not said yet whether it is ready", name)
+	return kubeapi.Schedulable(node)
 }
 
 // makeDefaults makes what Pods in the default namespace need: the controllers do so
@@ -236,6 +227,7 @@ func dnsReady(ctx context.Context, at addresses) error {
 	if err != nil {
 		return err
 	}
+	request.Close = true // it would stay open when the cluster is no more
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
 		return fmt.Errorf("cluster DNS: %w", err)

@@ -2,12 +2,16 @@ package local
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/harmony-fleet/fleet/e2e/cluster/internal/testslot"
 )
 
 // refused expects that Up fails at once, says want, and leaves nothing.
@@ -42,35 +46,60 @@ func withLink(t *testing.T, args ...string) {
 
 func TestTakenLinkIsRefused(t *testing.T) {
 	needCluster(t)
-	withLink(t, "hf-fleet-test", "type", "veth", "peer", "name", "hf-other")
-	refused(t, testOptions(), "ip link delete hf-fleet-test")
+	link := hostLink(testOptions().Name)
+	withLink(t, link, "type", "veth", "peer", "name", link+"x")
+	refused(t, testOptions(), "ip link delete "+link)
 }
 
 func TestTakenNetworkIsRefused(t *testing.T) {
 	needCluster(t)
-	withLink(t, "hf-probe0", "type", "veth", "peer", "name", "hf-probe1")
-	for _, args := range [][]string{{"link", "set", "hf-probe0", "up"}, {"route", "add", "10.214.7.0/24", "dev", "hf-probe0"}} {
+	link := fmt.Sprintf("fprobe%d", testslot.Take().Number)
+	taken := strings.Replace(testOptions().Network.String(), ".0.0/16", ".7.0/24", 1)
+	withLink(t, link, "type", "veth", "peer", "name", link+"x")
+	for _, args := range [][]string{{"link", "set", link, "up"}, {"route", "add", taken, "dev", link}} {
 		if output, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
 			t.Fatalf("ip %v: %v: %s", args, err, output)
 		}
 	}
-	refused(t, testOptions(), "overlaps with the route to 10.214.7.0/24 by hf-probe0: choose another network")
+	refused(t, testOptions(), "overlaps with the route to "+taken+" by "+link+": choose another network")
 }
 
-func TestMissingContainerdIsRefused(t *testing.T) {
+// TestMissingToolIsRefused takes one thing at a time away from the machine.
+func TestMissingToolIsRefused(t *testing.T) {
 	needCluster(t)
-	dir := t.TempDir()
-	for _, name := range []string{"ps", "ip", "iptables-save", "ip6tables-save"} { // what the test itself runs
-		path, err := exec.LookPath(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Symlink(path, dir+"/"+name); err != nil {
-			t.Fatal(err)
-		}
+	kept := []string{"ps", "ip", "iptables-save", "ip6tables-save", "go", "modprobe"} // what the test and the start run besides
+	for _, tool := range tools {
+		kept = append(kept, tool.program)
 	}
-	t.Setenv("PATH", dir)
-	refused(t, testOptions(), "apt-get install -y containerd runc iptables")
+	for _, c := range []struct{ program, pkg string }{
+		{"containerd", "containerd"},
+		{"ctr", "containerd"},
+		{"containerd-shim-runc-v2", "containerd"},
+		{"runc", "runc"},
+		{"iptables", "iptables"},
+		{"ip6tables", "iptables"},
+	} {
+		t.Run(c.program, func(t *testing.T) {
+			dir := t.TempDir()
+			for _, name := range kept {
+				path, err := exec.LookPath(name)
+				if err != nil || name == c.program {
+					continue // taken away, or not needed
+				}
+				if err := os.Symlink(path, filepath.Join(dir, name)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			t.Setenv("PATH", dir)
+			refused(t, testOptions(), "this machine has no "+c.program+": install with: apt-get install -y "+c.pkg)
+		})
+	}
+	t.Run("CNI plugins", func(t *testing.T) {
+		before := cniDirs
+		t.Cleanup(func() { cniDirs = before })
+		cniDirs = []string{t.TempDir()}
+		refused(t, testOptions(), "CNI plugin ptp, CNI plugin host-local, CNI plugin portmap, CNI plugin loopback: install with: apt-get install -y containernetworking-plugins")
+	})
 }
 
 func TestClusterOfAnotherNameInTheSameDirectoryIsRefused(t *testing.T) {
@@ -79,7 +108,7 @@ func TestClusterOfAnotherNameInTheSameDirectoryIsRefused(t *testing.T) {
 	o := testOptions()
 	o.Name = "other"
 	_, err := New(o).Up(t.Context())
-	if err == nil || !strings.Contains(err.Error(), "has the name fleet-test") {
+	if err == nil || !strings.Contains(err.Error(), "has the name "+testOptions().Name) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -87,14 +116,14 @@ func TestClusterOfAnotherNameInTheSameDirectoryIsRefused(t *testing.T) {
 func TestUsersAreRefused(t *testing.T) {
 	needCluster(t)
 	// The test's binary and what it reads are root's alone.
-	binary := "/tmp/fleet-test-user"
+	binary := fmt.Sprintf("/tmp/fleet-test-user-%d", testslot.Take().Number)
 	t.Cleanup(func() { _ = os.Remove(binary) }) // reported below if it was not made
 	if err := linkOrCopy("/proc/self/exe", binary); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(binary)
 	cmd.Dir = "/tmp"
-	cmd.Env = []string{"FLEET_TEST_UP=1", "HOME=/tmp", "PATH=" + os.Getenv("PATH")}
+	cmd.Env = []string{"FLEET_TEST_UP=1", handOn(), "HOME=/tmp", "PATH=" + os.Getenv("PATH")}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	output, err := cmd.CombinedOutput()
 	if err == nil || !strings.Contains(string(output), "it needs root: run this with sudo") {

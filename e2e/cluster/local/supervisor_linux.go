@@ -1,6 +1,7 @@
 package local
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -22,7 +23,7 @@ const supervisorName = "harmony-fleet-cluster"
 
 // Descriptors that a supervisor is started with, next to the standard ones.
 const (
-	orderFD = 3 // read end of a pipe: the order, then one byte when the link is there
+	orderFD = 3 // read end of a pipe: the order, then linkIsThere
 	lockFD  = 4 // the cluster's lock, held as long as the supervisor lives
 )
 
@@ -74,10 +75,8 @@ func supervise() error {
 	if err := enterNode(o); err != nil {
 		return err
 	}
-	// The end of the pipe without the byte means that the program that started us
-	// has died half way.
-	if _, err := io.ReadFull(io.MultiReader(decoder.Buffered(), orders), make([]byte, 1)); err != nil {
-		return fmt.Errorf("the program that started the cluster ended before the network was there: %w", err)
+	if err := awaitLink(io.MultiReader(decoder.Buffered(), orders)); err != nil {
+		return err
 	}
 	orders.Close()
 	if err := configureNetwork(o.Link, o.Addresses); err != nil {
@@ -85,15 +84,30 @@ func supervise() error {
 	}
 
 	s := &supervisor{layout: l, children: map[int]chan syscall.WaitStatus{}, started: make(chan struct{}, 1), states: map[string]*ComponentStatus{}}
+	for _, c := range o.Components { // all of them, before the first reports
+		s.states[c.Name] = &ComponentStatus{Name: c.Name}
+	}
 	go s.reap()
 	for _, c := range o.Components {
-		s.states[c.Name] = &ComponentStatus{Name: c.Name}
 		s.wg.Go(func() { s.keep(ctx, c) })
 	}
 	s.wg.Go(func() { s.trimLogs(ctx) })
 	s.wg.Go(func() { s.endYielding(ctx, netip.AddrPortFrom(o.Addresses.Node, apiPort)) })
 	<-ctx.Done()
 	return nil // no farewell: nothing of the cluster is kept
+}
+
+// linkIsThere follows the order when the node's link has been made. It is none of
+// the characters that may stand after a JSON document.
+const linkIsThere = '!'
+
+// awaitLink reads what follows the order until the link is there. The end of the
+// pipe before that means that the program that started us has died half way.
+func awaitLink(orders io.Reader) error {
+	if _, err := bufio.NewReader(orders).ReadBytes(linkIsThere); err != nil {
+		return fmt.Errorf("the program that started the cluster ended before the network was there: %w", err)
+	}
+	return nil
 }
 
 // outerPID is this process's id outside its namespace. The mounted /proc is still

@@ -16,8 +16,9 @@ type process struct {
 	args []string
 }
 
-// processes returns those of the test's cluster: the supervisor, and whatever is in
-// a process namespace that is not this machine's.
+// processes returns those of the test's cluster: whatever is in the process
+// namespace of a supervisor or component that works in the cluster's directory. Other
+// clusters on the machine are left alone.
 func processes(tb testing.TB) []process {
 	tb.Helper()
 	own, err := os.Readlink("/proc/self/ns/pid")
@@ -28,7 +29,7 @@ func processes(tb testing.TB) []process {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	inNode := map[string]bool{}
+	ours := map[string]bool{}
 	all := map[string][]process{}
 	for _, dir := range entries {
 		ns, err := os.Readlink(filepath.Join(dir, "ns/pid"))
@@ -40,19 +41,21 @@ func processes(tb testing.TB) []process {
 			continue
 		}
 		pid, _ := strconv.Atoi(filepath.Base(dir)) // the pattern says that it is a number
-		if strings.HasPrefix(string(cmdline), supervisorName+"\x00") {
-			inNode[ns] = true
+		if cwd, err := os.Readlink(filepath.Join(dir, "cwd")); err == nil && cwd == testOptions().Dir {
+			ours[ns] = true
 		}
 		all[ns] = append(all[ns], process{pid, strings.Split(strings.TrimSuffix(string(cmdline), "\x00"), "\x00")})
 	}
 	var list []process
-	for ns := range inNode {
+	for ns := range ours {
 		list = append(list, all[ns]...)
 	}
 	return list
 }
 
-// traces lists what a cluster may leave on the machine, one thing a line.
+// traces lists what the test's cluster may leave on the machine, one thing a line.
+// What others on the machine, such as Podman or another cluster, may make meanwhile
+// is not listed.
 func traces(tb testing.TB) []string {
 	tb.Helper()
 	var list []string
@@ -88,23 +91,21 @@ func traces(tb testing.TB) []string {
 	for _, p := range processes(tb) {
 		add("process", strings.Join(p.args, " "))
 	}
-	add("process", matching(run("ps", "-eo", "args"), "/var/lib/harmony-fleet/test", "containerd-shim")...)
-	add("mount", matching(read("/proc/self/mountinfo"), "harmony-fleet", "/run/netns", "kubelet", "containerd")...)
-	for _, line := range strings.Split(run("ip", "-o", "link"), "\n") {
-		if fields := strings.Fields(line); len(fields) > 1 {
-			add("link", fields[1])
-		}
-	}
-	add("route", matching(run("ip", "route"), "10.214.")...)
+	o := testOptions()
+	add("process", matching(run("ps", "-eo", "args"), o.Dir+"/", o.Dir+" ")...)
+	add("mount", matching(read("/proc/self/mountinfo"), o.Dir, "kubelet")...)
+	add("link", matching(run("ip", "-o", "link"), hostLink(o.Name)+"@", hostLink(o.Name)+":", nodeLink(o.Name)+"@", nodeLink(o.Name)+":")...)
+	network := strings.TrimSuffix(o.Network.String(), "0.0/16")
+	add("route", matching(run("ip", "route"), network)...)
 	for _, save := range []string{"iptables-save", "ip6tables-save"} {
-		add(save, matching(run(save), "KUBE-", "CNI-", "harmony-fleet")...)
+		add(save, matching(run(save), "KUBE-", network, "harmony-fleet cluster "+o.Name+"\"")...)
 	}
 	hierarchies, err := cgroupHierarchies()
 	if err != nil {
 		tb.Fatal(err)
 	}
 	for _, root := range hierarchies {
-		for _, name := range []string{"harmony-fleet", "k8s.io", "kubepods"} {
+		for _, name := range []string{cgroupPath(o.Name), "k8s.io", "kubepods"} {
 			_ = filepath.WalkDir(filepath.Join(root, name), func(path string, d os.DirEntry, err error) error {
 				if err == nil && d.IsDir() {
 					add("cgroup", path)
@@ -114,8 +115,8 @@ func traces(tb testing.TB) []string {
 		}
 	}
 	for _, path := range []string{
-		"/var/lib/harmony-fleet/*", "/var/lib/kubelet", "/var/lib/cni", "/var/lib/containerd", "/etc/cni/net.d/*", "/usr/libexec/kubernetes",
-		"/var/log/pods", "/var/log/containers", "/run/netns/*", "/run/containerd", "/run/cni", "/run/flannel", "/run/xtables.lock", "/tmp/hostpath*",
+		o.Dir, o.Dir + ".lock", "/var/lib/kubelet", "/var/lib/cni", "/var/lib/containerd", "/etc/cni/net.d/*", "/usr/libexec/kubernetes",
+		"/var/log/pods", "/var/log/containers", "/run/netns/cni-*", "/run/containerd", "/run/cni", "/run/flannel", "/tmp/hostpath*",
 	} {
 		found, _ := filepath.Glob(path)
 		add("file", found...)

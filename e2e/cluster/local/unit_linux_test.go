@@ -1,17 +1,14 @@
 package local
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
-	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"k8s.io/client-go/tools/clientcmd"
 )
@@ -31,6 +28,8 @@ func TestOptionsSayWhatIsWrong(t *testing.T) {
 		{"name with a dash at its end", Options{Name: "fleet-"}, "DNS label"},
 		{"small network", Options{Network: netip.MustParsePrefix("10.0.0.0/24")}, "want an IPv4 /16"},
 		{"IPv6 network", Options{Network: netip.MustParsePrefix("fd00::/16")}, "want an IPv4 /16"},
+		{"registry with a path", Options{InsecureRegistries: []string{"host:5000/team"}}, "want host:port"},
+		{"registry that leaves its directory", Options{InsecureRegistries: []string{".."}}, "want host:port"},
 		{"network with host bits", Options{Network: netip.MustParsePrefix("10.9.1.0/16")}, "want an IPv4 /16"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -157,31 +156,6 @@ func TestMissingToolsAreNamedInOneMessage(t *testing.T) {
 	}
 }
 
-func TestLockIsHeldByOne(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "lock")
-	unlock, err := lockFile(t.Context(), path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := openLocked(path); !errors.Is(err, errLocked) {
-		t.Errorf("second lock: %v", err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
-	defer cancel()
-	if _, err := lockFile(ctx, path); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("waiting for the lock: %v", err)
-	}
-	unlock()
-	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the lock's file after unlocking: %v", err)
-	}
-	again, err := lockFile(t.Context(), path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	again()
-}
-
 func TestLogsAreBounded(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x.log")
 	log, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
@@ -244,5 +218,36 @@ func TestMissingSourceIsNamed(t *testing.T) {
 	_, err := findSource(t.Context(), "/nowhere")
 	if err == nil || !strings.Contains(err.Error(), "/nowhere") || !strings.Contains(err.Error(), kubeFolder) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// The encoder ends a document with a line feed, which once was taken for the sign
+// that the link is there.
+func TestSupervisorWaitsForTheLink(t *testing.T) {
+	for _, c := range []struct {
+		name, follows string
+		there         bool
+	}{
+		{"nothing", "", false},
+		{"what the encoder writes", "\n", false},
+		{"the link", "\n" + string(linkIsThere), true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if err := awaitLink(strings.NewReader(c.follows)); (err == nil) != c.there {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
+func TestInsecureRegistriesAreWrittenForContainerd(t *testing.T) {
+	l := layout{t.TempDir()}
+	if err := allowInsecure(l, []string{"10.1.2.3:5000"}); err != nil {
+		t.Fatal(err)
+	}
+	content, err := os.ReadFile(filepath.Join(l.registries(), "10.1.2.3:5000", "hosts.toml"))
+	const want = "server = \"http://10.1.2.3:5000\"\n\n[host.\"http://10.1.2.3:5000\"]\n  capabilities = [\"pull\", \"resolve\"]\n"
+	if err != nil || string(content) != want {
+		t.Errorf("got %q, %v", content, err)
 	}
 }

@@ -1,4 +1,13 @@
-package local
+//go:build unix
+
+// Package filelock keeps processes apart by the lock on a file:
+//
+//	unlock, err := filelock.Wait(ctx, path)
+//	if err != nil { … }
+//	defer unlock()
+//
+// The kernel lets go of a lock when the process that holds it ends, however it ends.
+package filelock
 
 import (
 	"context"
@@ -10,13 +19,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// errLocked says that another process holds a lock.
-var errLocked = errors.New("locked")
+// ErrLocked says that another process holds a lock.
+var ErrLocked = errors.New("locked")
 
-// openLocked opens and locks the file, which it makes where there is none. The lock
+// Open opens and locks the file, which it makes where there is none. The lock
 // belongs to the open file: whoever inherits it holds it too, and the kernel lets
 // go of it when the last of them has ended.
-func openLocked(path string) (*os.File, error) {
+func Open(path string) (*os.File, error) {
 	for {
 		file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
 		if err != nil {
@@ -25,7 +34,7 @@ func openLocked(path string) (*os.File, error) {
 		if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 			file.Close()
 			if errors.Is(err, unix.EWOULDBLOCK) {
-				return nil, errLocked
+				return nil, ErrLocked
 			}
 			return nil, fmt.Errorf("lock %s: %w", path, err)
 		}
@@ -39,18 +48,18 @@ func openLocked(path string) (*os.File, error) {
 	}
 }
 
-// lockFile waits for the lock of path until ctx is done. The function it returns
+// Wait waits for the lock of path until ctx is done. The function it returns
 // removes the file and lets go.
-func lockFile(ctx context.Context, path string) (unlock func(), err error) {
+func Wait(ctx context.Context, path string) (unlock func(), err error) {
 	for {
-		file, err := openLocked(path)
+		file, err := Open(path)
 		if err == nil {
 			return func() {
 				_ = os.Remove(path) // an empty file at worst
 				file.Close()
 			}, nil
 		}
-		if !errors.Is(err, errLocked) {
+		if !errors.Is(err, ErrLocked) {
 			return nil, err
 		}
 		select {

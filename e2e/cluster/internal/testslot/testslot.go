@@ -1,0 +1,76 @@
+//go:build unix
+
+// Package testslot gives each run of tests a local cluster beside the one that people
+// use, and beside those of other runs on the same machine:
+//
+//	s := testslot.Take()
+//	provider := local.New(local.Options{Dir: s.Dir, Name: s.Name, Network: s.Network})
+package testslot
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+
+	"github.com/harmony-fleet/fleet/e2e/cluster/internal/filelock"
+)
+
+// Variable hands a slot on to a process that a test starts: NAME=Slot.Number.
+const Variable = "FLEET_TEST_SLOT"
+
+// slots are how many runs a machine can have at once.
+const slots = 16
+
+// Slot is what tells one cluster from the others.
+type Slot struct {
+	Number  int
+	Dir     string
+	Name    string
+	Network netip.Prefix
+}
+
+var held *os.File // kept open, or the lock goes
+
+// Take returns the slot of this process, always the same one. It is this process's
+// until Release, or its end. Take panics where there is none left.
+var Take = sync.OnceValue(func() Slot {
+	n, err := number()
+	if err != nil {
+		panic("testslot: " + err.Error())
+	}
+	return Slot{
+		Number:  n,
+		Dir:     fmt.Sprintf("/var/lib/harmony-fleet/test-%d", n),
+		Name:    fmt.Sprintf("fleet-t%d", n),
+		Network: netip.MustParsePrefix(fmt.Sprintf("10.%d.0.0/16", 220+n)),
+	}
+})
+
+func number() (int, error) {
+	if given := os.Getenv(Variable); given != "" {
+		return strconv.Atoi(given)
+	}
+	for n := range slots {
+		file, err := filelock.Open(filepath.Join(os.TempDir(), fmt.Sprintf("harmony-fleet-test-%d.lock", n)))
+		if err == nil {
+			held = file
+			return n, nil
+		}
+		if !errors.Is(err, filelock.ErrLocked) {
+			return 0, err
+		}
+	}
+	return 0, fmt.Errorf("%d runs of these tests are under way: try again when one has ended", slots)
+}
+
+// Release removes the lock's file at the end of a run.
+func Release() {
+	if held != nil {
+		_ = os.Remove(held.Name()) // an empty file at worst
+		held.Close()
+	}
+}
