@@ -128,6 +128,7 @@ func commands(a *app) []*cobra.Command {
 		newUpCommand(a),
 		newPingCommand(a),
 		newDevicesCommand(a),
+		newDesiredCommand(a),
 		newAuditCommand(a),
 		newLabelCommand(a),
 		newProvisionCommand(a),
