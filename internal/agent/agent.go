@@ -102,12 +102,16 @@ func New(o Options) (*Agent, error) {
 	a.watch.init()
 	a.server = server{
 		device: o.DeviceID, instance: a.instance, protocol: o.Protocol,
-		clock: &a.clock, now: a.now, log: a.log,
+		clock: &a.clock, now: a.time, log: a.log,
 		guard: guard{account: o.OpsAccount}, audit: &a.audit,
-		table:    table{maxLasting: o.MaxRequests, maxPassing: defaultPassing, maxBytes: defaultMaxBytes},
-		handlers: map[command.Verb]Handler{command.VerbPing: pingHandler{a}},
-		slots:    make(chan struct{}, o.MaxConcurrent),
-		clash:    a.clashed,
+		table: table{
+			maxLasting: o.MaxRequests, maxPassing: defaultPassing, maxBytes: defaultMaxBytes,
+			most: max(1, o.MaxRequests/callerShares), mostBytes: defaultMaxBytes / callerShares,
+		},
+		handlers:  map[command.Verb]Handler{command.VerbPing: pingHandler{a}},
+		slots:     slots{most: o.MaxConcurrent, mostEach: max(1, o.MaxConcurrent/2)},
+		clash:     a.clashed,
+		strangers: sample{of: "from senders that cannot be named"}, pressing: sample{of: "of callers that fill the queue"}, maxQueued: o.MaxQueued,
 	}
 	for verb, h := range o.Handlers {
 		a.server.handlers[verb] = h
@@ -123,10 +127,16 @@ func (a *Agent) Ready() <-chan struct{} { return a.ready }
 
 // now is broker time or, until it is known, the device's.
 func (a *Agent) now() time.Time {
+	now, _ := a.time()
+	return now
+}
+
+// time is now, and tells whether it is broker time.
+func (a *Agent) time() (now time.Time, broker bool) {
 	if now, ok := a.clock.Latest(); ok {
-		return now.UTC()
+		return now.UTC(), true
 	}
-	return a.opts.Now().UTC().Round(0)
+	return a.opts.Now().UTC().Round(0), false
 }
 
 func (a *Agent) uptimeSeconds() uint64 { return uint64(time.Since(a.began).Seconds()) }

@@ -30,6 +30,7 @@ type Request struct {
 	Header  command.RequestHeader
 	Payload []byte
 	Arrived time.Time // broker time, or the device's where that is not known yet
+	Timed   bool      // Arrived is broker time
 
 	stillValid func() error
 }

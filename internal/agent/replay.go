@@ -13,8 +13,9 @@ import (
 //
 // Requests that change something stay until well after their deadline, when a
 // copy of the command would be refused as expired anyway, and are never pushed
-// out: a full table answers busy. The others change nothing and are kept as long
-// as there is room.
+// out: a full table answers busy, and so does one in which the caller has used up
+// a share, so that nobody fills it for the others. The others change nothing and
+// are kept as long as there is room.
 //
 // The table is in memory. A verb that changes something may be served only with
 // its key on disk before the process starts, so that a restart does not forget
@@ -23,13 +24,16 @@ type table struct {
 	maxLasting int
 	maxPassing int
 	maxBytes   int // of replies of lasting requests
+	most       int // lasting requests of one caller; 0: as many as of all
+	mostBytes  int // of replies to one caller; 0: as many as to all
 
 	mu      sync.Mutex
 	entries map[requestKey]*entry // nil until first use: most agents are idle
 	passing list.List             // of *entry, the latest in front
 	lasting int
 	bytes   int
-	oldest  time.Time // no lasting entry ends before this
+	shares  map[string]share // by caller's UID: of what is lasting
+	oldest  time.Time        // no lasting entry ends before this
 }
 
 const (
@@ -39,6 +43,12 @@ const (
 	// spread between bounds of broker time that were taken at different moments.
 	keptBeyond = time.Minute
 )
+
+// share is what one caller has of the table.
+type share struct{ lasting, bytes int }
+
+// callerShares is how many callers it takes to use up a limit of the agent.
+const callerShares = 4
 
 type requestKey struct{ uid, id string }
 
@@ -85,12 +95,17 @@ func (t *table) begin(key requestKey, verb command.Verb, digest string, now, dea
 	e := &entry{key: key, verb: verb, digest: digest}
 	if verb.Changes() {
 		t.sweep(now)
-		if t.lasting >= t.maxLasting || t.bytes >= t.maxBytes {
+		mine := t.shares[key.uid]
+		switch {
+		case t.lasting >= t.maxLasting || t.bytes >= t.maxBytes:
 			return nil, nil, command.NewError(command.KindBusy,
 				"too many request ids are remembered (%d); try again when the deadlines of earlier commands have passed", t.lasting)
+		case t.most > 0 && mine.lasting >= t.most || t.mostBytes > 0 && mine.bytes >= t.mostBytes:
+			return nil, nil, command.NewError(command.KindBusy,
+				"too many request ids of this caller are remembered (%d); try again when the deadlines of earlier commands have passed", mine.lasting)
 		}
+		t.give(key.uid, 1, 0)
 		e.ends = deadline.Add(keptBeyond)
-		t.lasting++
 		if t.lasting == 1 || e.ends.Before(t.oldest) {
 			t.oldest = e.ends
 		}
@@ -116,7 +131,7 @@ func (t *table) finish(e *entry, r reply) {
 	}
 	e.finished, e.reply = true, r
 	if e.place == nil {
-		t.bytes += r.size()
+		t.give(e.key.uid, 0, r.size())
 	}
 }
 
@@ -153,8 +168,24 @@ func (t *table) drop(e *entry) {
 		t.passing.Remove(e.place)
 		return
 	}
-	t.lasting--
-	t.bytes -= e.reply.size()
+	t.give(e.key.uid, -1, -e.reply.size())
+}
+
+// give counts lasting requests and bytes of replies.
+func (t *table) give(uid string, requests, bytes int) {
+	t.lasting += requests
+	t.bytes += bytes
+	s := t.shares[uid]
+	s.lasting += requests
+	s.bytes += bytes
+	if s == (share{}) {
+		delete(t.shares, uid)
+		return
+	}
+	if t.shares == nil {
+		t.shares = make(map[string]share)
+	}
+	t.shares[uid] = s
 }
 
 // overlap drops the second copy of a command while two connections of the agent
