@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/harmony-fleet/fleet/command"
+	"github.com/harmony-fleet/fleet/internal/agent/journal"
 	"github.com/harmony-fleet/fleet/internal/agent/spool"
 	"github.com/harmony-fleet/fleet/internal/brokertime"
 	"github.com/harmony-fleet/fleet/internal/engine"
@@ -113,6 +114,7 @@ func New(o Options) (*Agent, error) {
 		clash:     a.clashed,
 		strangers: sample{of: "from senders that cannot be named"}, pressing: sample{of: "of callers that fill the queue"}, maxQueued: o.MaxQueued,
 	}
+	a.server.handlers[command.VerbResult] = resultHandler{&a.server.table}
 	for verb, h := range o.Handlers {
 		a.server.handlers[verb] = h
 	}
@@ -186,8 +188,8 @@ func (a *Agent) Run(ctx context.Context) error {
 		return fmt.Errorf("agent: %w", err)
 	}
 	defer func() {
-		if err := a.audit.spool.Close(); err != nil {
-			a.log.Error("audit spool", "error", err)
+		if err := errors.Join(a.audit.spool.Close(), a.server.table.journal.Close()); err != nil {
+			a.log.Error("a file of the state directory could not be closed", "error", err)
 		}
 	}()
 	a.log.Info("agent starts", "version", a.opts.Version, "instance", a.instance, "state_dir", a.opts.StateDir, "runtime_enabled", a.opts.RuntimeEnabled)
@@ -220,6 +222,15 @@ func (a *Agent) openState(dir *stateDir) error {
 	a.audit.spool = sp
 	if torn != nil {
 		a.damaged("AuditSpool", torn.String())
+	}
+	j, started, torn, err := journal.Open(journal.Options{Path: dir.file(journalFile), DeviceID: a.opts.DeviceID})
+	if err != nil {
+		return errors.Join(err, sp.Close())
+	}
+	a.server.table.journal = j
+	a.server.table.restore(started)
+	if torn != nil {
+		a.damaged("Journal", torn.String())
 	}
 	return nil
 }

@@ -54,7 +54,7 @@ func (s *server) finish(c *call, a *answer) {
 		a.err = &e
 	}
 	if c.entry != nil {
-		s.table.finish(c.entry, a.reply)
+		s.journalFault(s.table.finish(c.entry, a.reply))
 	}
 	kept := a.sampled == nil || a.sampled.keep(a, c.start)
 	if kept {

@@ -297,8 +297,8 @@ func (s *server) run(ctx context.Context, c *call) (a *answer) {
 		stillValid: func() error { return s.stillValid(c) },
 	}
 	if c.target.Verb.Changes() {
-		if err := req.StillValid(); err != nil {
-			return refuse(asCommandError(err))
+		if refused := s.begin(c, req); refused != nil {
+			return refused
 		}
 	}
 	c.ran = true
@@ -313,5 +313,40 @@ func (s *server) run(ctx context.Context, c *call) (a *answer) {
 	case len(data) > command.MaxDocument:
 		return s.failed(c, fmt.Errorf("the reply has %d bytes, more than the %d allowed", len(data), command.MaxDocument))
 	}
-	return &answer{reply: reply{data: data}}
+	r := reply{data: data}
+	switch result := result.(type) {
+	case command.SessionReply:
+		r.session = true
+	case command.ExecReply:
+		r.exitCode = &result.ExitCode
+	}
+	return &answer{reply: r}
+}
+
+// begin is what comes right before a handler that changes something: the request
+// is on disk, and its deadline has not passed.
+func (s *server) begin(c *call, req *Request) *answer {
+	e := c.entry
+	req.ended = func(exitCode *int, failure *command.Error) {
+		s.journalFault(s.table.ended(e, exitCode, failure))
+	}
+	if err := req.StillValid(); err != nil {
+		return refuse(asCommandError(err))
+	}
+	if err := s.table.start(e); err != nil {
+		s.journalFault(err)
+		return s.withdraw(c, command.NewError(command.KindBusy,
+			"this device cannot note on its disk that the command starts; it did not run; see to the disk, and try again"))
+	}
+	if err := req.StillValid(); err != nil { // a slow disk
+		return refuse(asCommandError(err))
+	}
+	return nil
+}
+
+// journalFault logs that the journal could not be written.
+func (s *server) journalFault(err error) {
+	if err != nil {
+		s.log.Error("the journal of requests could not be written; a restart of the agent may not know how a command ended", "error", err)
+	}
 }
