@@ -16,10 +16,10 @@ import (
 // answer is how a command ends.
 type answer struct {
 	reply
-	replayed   bool
-	silent     bool   // no reply is sent
-	unverified bool   // the sender cannot be named
-	reason     string // for the audit record and the log; default: the error's message
+	replayed bool
+	silent   bool    // no reply is sent
+	sampled  *sample // only some of its kind are recorded; nil: each is
+	reason   string  // for the audit record and the log; default: the error's message
 }
 
 func refuse(e *command.Error) *answer { return &answer{reply: reply{err: e}} }
@@ -54,9 +54,9 @@ func (s *server) finish(c *call, a *answer) {
 		a.err = &e
 	}
 	if c.entry != nil {
-		s.table.finish(c.entry, a.reply)
+		s.journalFault(s.table.finish(c.entry, a.reply))
 	}
-	kept := !a.unverified || s.strangers.keep(a, c.start)
+	kept := a.sampled == nil || a.sampled.keep(a, c.start)
 	if kept {
 		s.record(c, a)
 	}

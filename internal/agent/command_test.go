@@ -235,21 +235,40 @@ func TestBusyBeyondTheLimitAndPingStillAnswers(t *testing.T) {
 	w := newWorld(t)
 	g := newGate()
 	o := withHandler(w.options("d1"), command.VerbExec, g)
-	o.MaxConcurrent = 2
+	o.MaxConcurrent = 4 // 2 of one caller
 	a := start(t, o)
 	first, second := w.later("d1", command.VerbExec, w.change(a.Agent)), w.later("d1", command.VerbExec, w.change(a.Agent))
 	<-g.entered
 	req := <-g.entered
 	third := w.change(a.Agent)
 	if reply := w.must("d1", command.VerbExec, third, "{}"); kindOf(reply) != command.KindBusy {
-		t.Errorf("beyond the limit: %s", reply.Data)
+		t.Errorf("beyond the caller's share: %s", reply.Data)
+	}
+	// Another caller still finds a slot.
+	other := w.change(a.Agent)
+	msg := &nats.Msg{Subject: command.Subject("d1", command.VerbExec), Header: nats.Header{}, Data: []byte("{}")}
+	other.Write(msg.Header)
+	elsewhere := make(chan *nats.Msg, 1)
+	go func() {
+		reply, err := w.dial(userWide).RequestMsg(msg, patience)
+		if err != nil {
+			reply = &nats.Msg{Header: nats.Header{command.HeaderError: {err.Error()}}}
+		}
+		elsewhere <- reply
+	}()
+	select {
+	case <-g.entered:
+	case reply := <-elsewhere:
+		t.Fatalf("another caller: %s", reply.Data)
+	case <-time.After(patience):
+		t.Fatal("another caller's command does not run")
 	}
 	if reply := w.must("d1", command.VerbExec, req.Header, "{}"); kindOf(reply) != command.KindDuplicate {
 		t.Errorf("while it runs: %s", reply.Data)
 	}
 	w.ping("d1")
 	close(g.open)
-	for _, reply := range []*nats.Msg{<-first, <-second} {
+	for _, reply := range []*nats.Msg{<-first, <-second, <-elsewhere} {
 		if kindOf(reply) != "" {
 			t.Errorf("accepted: %s", reply.Data)
 		}
@@ -258,7 +277,7 @@ func TestBusyBeyondTheLimitAndPingStillAnswers(t *testing.T) {
 	testwait.For(t, patience, "a free slot", func() bool {
 		return kindOf(w.must("d1", command.VerbExec, third, "{}")) == ""
 	})
-	if n := g.runs.Load(); n != 3 {
+	if n := g.runs.Load(); n != 4 {
 		t.Errorf("%d runs", n)
 	}
 }

@@ -94,7 +94,7 @@ func Open(o Options) (s *Spool, damage *linefile.Damage, err error) {
 
 // Append numbers and chains rec, filling in Schema, Seq, Prev and Lost, and
 // keeps it. An urgent record is on disk when Append returns, and may use the
-// room that is held back for the ends of commands that were let in. Where it
+// half of the room that is held back from the others. Where it
 // returns an error the record may be lost; the next one says so.
 func (s *Spool) Append(rec *command.AuditRecord, urgent bool) error {
 	sync, err := s.append(rec, urgent)
@@ -133,7 +133,7 @@ func (s *Spool) append(rec *command.AuditRecord, urgent bool) (sync func() error
 func (s *Spool) keep(data []byte, urgent bool) error {
 	limit := s.opts.MaxBytes
 	if !urgent {
-		limit -= s.reserve()
+		limit = s.passing()
 	}
 	if s.used()+linefile.LineSize(data) > limit {
 		return ErrFull
@@ -143,6 +143,10 @@ func (s *Spool) keep(data []byte, urgent bool) error {
 
 // used is the size of what is not confirmed.
 func (s *Spool) used() int64 { return s.file.Size() - s.acked }
+
+// passing is what records that are not urgent may fill: anybody can make as many
+// of them as they like, and what changes something must still find room.
+func (s *Spool) passing() int64 { return s.opts.MaxBytes / 2 }
 
 // reserve is the room held back for commands that were let in.
 func (s *Spool) reserve() int64 { return s.opts.MaxBytes / 8 }
@@ -155,8 +159,7 @@ func (s *Spool) Room() bool {
 	return !s.closed && s.file.Broken() == nil && s.used()+typicalRecord <= s.opts.MaxBytes-s.reserve()
 }
 
-// typicalRecord is about what a record takes, in bytes: where pings no longer
-// fit, nothing else is let in either.
+// typicalRecord is about what a record takes, in bytes.
 const typicalRecord = 1 << 10
 
 // Pending is how many records are not confirmed.
