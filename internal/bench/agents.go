@@ -22,24 +22,31 @@ type swarm struct {
 	ids  []string
 }
 
-func deviceID(i int) string { return fmt.Sprintf("vm-device-%05d", i) }
+const devicePrefix = "vm-device-"
 
-// startAgents runs n agents and waits until each takes commands. With inProcess
-// their connections use no file descriptors; with stateDir each keeps its audit
-// records on disk, as it does in the field.
+func deviceID(i int) string { return fmt.Sprintf("%s%05d", devicePrefix, i) }
+
+// startAgents runs n agents of static users and waits until each takes commands.
+// With inProcess their connections use no file descriptors; with stateDir each
+// keeps its audit records on disk, as it does in the field.
 func startAgents(ctx context.Context, srv *broker.Server, n int, inProcess bool, stateDir string) (*swarm, error) {
+	cfg := natsconn.Config{
+		URLs:        []string{srv.ClientURL()},
+		Credentials: credentials.Static(credentials.Credential{User: broker.UserDevice, Password: passwords.Device}),
+	}
+	if inProcess {
+		cfg.InProcess = srv
+	}
+	return startAgentsWith(ctx, n, func(int) natsconn.Config { return cfg }, stateDir)
+}
+
+// startAgentsWith is startAgents with a way to connect for each.
+func startAgentsWith(ctx context.Context, n int, connect func(i int) natsconn.Config, stateDir string) (*swarm, error) {
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s := &swarm{stop: stop}
 	var agents []*agent.Agent
 	for i := range n {
-		cfg := natsconn.Config{
-			URLs:        []string{srv.ClientURL()},
-			Credentials: credentials.Static(credentials.Credential{User: broker.UserDevice, Password: passwords.Device}),
-		}
-		if inProcess {
-			cfg.InProcess = srv
-		}
-		a, err := agent.New(agent.Options{DeviceID: deviceID(i), NATS: cfg, StateDir: filepath.Join(stateDir, deviceID(i))})
+		a, err := agent.New(agent.Options{DeviceID: deviceID(i), NATS: connect(i), StateDir: filepath.Join(stateDir, deviceID(i))})
 		if err != nil {
 			s.close()
 			return nil, err
