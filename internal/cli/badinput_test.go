@@ -101,6 +101,7 @@ func TestBadInputIsRefusedClearly(t *testing.T) {
 		"cluster network":            {[]string{"cluster", "status", "--network", "x"}, 2, "--network"},
 		"cluster is not up":          {[]string{"cluster", "kubeconfig", "--dir", file + "-none"}, 1, "fleet cluster up"},
 		"kubectl without a cluster":  {[]string{"cluster", "kubectl", "--dir", file + "-none", "--", "get", "pods"}, 1, "fleet cluster up"},
+		"flags of kubectl":           {[]string{"cluster", "kubectl", "get", "pods", "-A"}, 2, "after --"},
 		"load of nothing":            {[]string{"cluster", "load"}, 2, "at least 1 arg"},
 		"replicas":                   {[]string{"provision", "--replicas", "0"}, 2, "--replicas"},
 		"render without keys":        {[]string{"provision", "--render-config", "-"}, 2, "fleet-callout keygen"},

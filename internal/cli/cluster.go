@@ -2,6 +2,7 @@ package cli
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 
 	"github.com/spf13/cobra"
@@ -17,6 +18,11 @@ func newClusterCommand(a *app) *cobra.Command {
 	// Without a command of its own, help; with something else, an error.
 	root.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 	for _, sub := range root.Commands() {
+		if sub.Name() == "kubectl" {
+			sub.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+				return fmt.Errorf("%w; what is meant for kubectl goes after --", err)
+			})
+		}
 		run := sub.RunE
 		sub.RunE = func(cmd *cobra.Command, args []string) error {
 			if network := cmd.Flag("network").Value.String(); !isPrefix(network) {
