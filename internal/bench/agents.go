@@ -40,12 +40,34 @@ func startAgents(ctx context.Context, srv *broker.Server, n int, inProcess bool,
 	return startAgentsWith(ctx, n, func(int) natsconn.Config { return cfg }, stateDir)
 }
 
+// startWindow is how many agents sign in at once while they start.
+const startWindow = 64
+
 // startAgentsWith is startAgents with a way to connect for each.
 func startAgentsWith(ctx context.Context, n int, connect func(i int) natsconn.Config, stateDir string) (*swarm, error) {
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s := &swarm{stop: stop}
 	var agents []*agent.Agent
+	deadline := time.NewTimer(5 * time.Minute)
+	defer deadline.Stop()
+	ready := func(i int) (err error) {
+		select {
+		case <-agents[i].Ready():
+			return nil
+		case <-ctx.Done():
+			err = ctx.Err()
+		case <-deadline.C:
+			err = fmt.Errorf("agent %d of %d is not ready after 5 minutes", i, n)
+		}
+		s.close()
+		return err
+	}
 	for i := range n {
+		if i >= startWindow {
+			if err := ready(i - startWindow); err != nil {
+				return nil, err
+			}
+		}
 		a, err := agent.New(agent.Options{DeviceID: deviceID(i), NATS: connect(i), StateDir: filepath.Join(stateDir, deviceID(i))})
 		if err != nil {
 			s.close()
@@ -55,17 +77,9 @@ func startAgentsWith(ctx context.Context, n int, connect func(i int) natsconn.Co
 		agents = append(agents, a)
 		s.wg.Go(func() { _ = a.Run(running) }) // ends with nil at close; a fault shows as an agent that is never ready
 	}
-	deadline := time.NewTimer(2 * time.Minute)
-	defer deadline.Stop()
-	for i, a := range agents {
-		select {
-		case <-a.Ready():
-		case <-ctx.Done():
-			s.close()
-			return nil, ctx.Err()
-		case <-deadline.C:
-			s.close()
-			return nil, fmt.Errorf("agent %d of %d is not ready after 2 minutes", i, n)
+	for i := max(0, n-startWindow); i < n; i++ {
+		if err := ready(i); err != nil {
+			return nil, err
 		}
 	}
 	return s, nil

@@ -85,6 +85,7 @@ func reconnect(ctx context.Context, o Options, n int, tls bool, dir string) (tim
 		return 0, err
 	}
 	defer agents.close()
+	o.Log.Info("every agent takes commands; the broker restarts", "agents", n)
 	s.StopBroker()
 	begin := time.Now()
 	if err := s.StartBroker(ctx); err != nil {
