@@ -22,24 +22,53 @@ type swarm struct {
 	ids  []string
 }
 
-func deviceID(i int) string { return fmt.Sprintf("vm-device-%05d", i) }
+const devicePrefix = "vm-device-"
 
-// startAgents runs n agents and waits until each takes commands. With inProcess
-// their connections use no file descriptors; with stateDir each keeps its audit
-// records on disk, as it does in the field.
+func deviceID(i int) string { return fmt.Sprintf("%s%05d", devicePrefix, i) }
+
+// startAgents runs n agents of static users and waits until each takes commands.
+// With inProcess their connections use no file descriptors; with stateDir each
+// keeps its audit records on disk, as it does in the field.
 func startAgents(ctx context.Context, srv *broker.Server, n int, inProcess bool, stateDir string) (*swarm, error) {
+	cfg := natsconn.Config{
+		URLs:        []string{srv.ClientURL()},
+		Credentials: credentials.Static(credentials.Credential{User: broker.UserDevice, Password: passwords.Device}),
+	}
+	if inProcess {
+		cfg.InProcess = srv
+	}
+	return startAgentsWith(ctx, n, func(int) natsconn.Config { return cfg }, stateDir)
+}
+
+// startWindow is how many agents sign in at once while they start.
+const startWindow = 64
+
+// startAgentsWith is startAgents with a way to connect for each.
+func startAgentsWith(ctx context.Context, n int, connect func(i int) natsconn.Config, stateDir string) (*swarm, error) {
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s := &swarm{stop: stop}
 	var agents []*agent.Agent
+	deadline := time.NewTimer(5 * time.Minute)
+	defer deadline.Stop()
+	ready := func(i int) (err error) {
+		select {
+		case <-agents[i].Ready():
+			return nil
+		case <-ctx.Done():
+			err = ctx.Err()
+		case <-deadline.C:
+			err = fmt.Errorf("agent %d of %d is not ready after 5 minutes", i, n)
+		}
+		s.close()
+		return err
+	}
 	for i := range n {
-		cfg := natsconn.Config{
-			URLs:        []string{srv.ClientURL()},
-			Credentials: credentials.Static(credentials.Credential{User: broker.UserDevice, Password: passwords.Device}),
+		if i >= startWindow {
+			if err := ready(i - startWindow); err != nil {
+				return nil, err
+			}
 		}
-		if inProcess {
-			cfg.InProcess = srv
-		}
-		a, err := agent.New(agent.Options{DeviceID: deviceID(i), NATS: cfg, StateDir: filepath.Join(stateDir, deviceID(i))})
+		a, err := agent.New(agent.Options{DeviceID: deviceID(i), NATS: connect(i), StateDir: filepath.Join(stateDir, deviceID(i))})
 		if err != nil {
 			s.close()
 			return nil, err
@@ -48,17 +77,9 @@ func startAgents(ctx context.Context, srv *broker.Server, n int, inProcess bool,
 		agents = append(agents, a)
 		s.wg.Go(func() { _ = a.Run(running) }) // ends with nil at close; a fault shows as an agent that is never ready
 	}
-	deadline := time.NewTimer(2 * time.Minute)
-	defer deadline.Stop()
-	for i, a := range agents {
-		select {
-		case <-a.Ready():
-		case <-ctx.Done():
-			s.close()
-			return nil, ctx.Err()
-		case <-deadline.C:
-			s.close()
-			return nil, fmt.Errorf("agent %d of %d is not ready after 2 minutes", i, n)
+	for i := max(0, n-startWindow); i < n; i++ {
+		if err := ready(i); err != nil {
+			return nil, err
 		}
 	}
 	return s, nil

@@ -15,6 +15,8 @@ import (
 	"os"
 	"slices"
 	"time"
+
+	"github.com/nats-io/nats.go"
 )
 
 // Options are the sizes of the measurements. Zero values are the sizes of the
@@ -24,8 +26,11 @@ type Options struct {
 	Pings  int // of the latency measurements, each way; default 20000
 	Logins int // through the callout; default 4000
 	Rounds int // of the scatter, each way; default 15
+	Return int // agents that come back after a restart of the broker; default 10000
 
 	Log *slog.Logger // nil discards
+
+	connect []nats.Option // of agents that come back, for a test that will not wait for their jitter
 }
 
 func (o *Options) setDefaults() {
@@ -38,6 +43,7 @@ func (o *Options) setDefaults() {
 	def(&o.Pings, 20000)
 	def(&o.Logins, 4000)
 	def(&o.Rounds, 15)
+	def(&o.Return, 10000)
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -62,7 +68,7 @@ type Measurement struct {
 }
 
 // All lists the measurements in the order of the table.
-func All() []Measurement { return []Measurement{Ping, Scatter, Offline, Start, Callout} }
+func All() []Measurement { return []Measurement{Ping, Scatter, Offline, Start, Callout, Reconnect} }
 
 // ByName finds measurements by name.
 func ByName(names ...string) ([]Measurement, error) {

@@ -7,12 +7,15 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go"
 )
 
 // Every measurement runs, at a size that tells nothing about speed.
 func TestMeasurementsGiveTheirFigures(t *testing.T) {
 	slog.SetDefault(slog.New(slog.DiscardHandler)) // the issuer's provider library logs there
-	results, err := Run(t.Context(), Options{Agents: 20, Pings: 10, Logins: 20, Rounds: 1}, All()...)
+	soon := []nats.Option{nats.ReconnectWait(10 * time.Millisecond), nats.ReconnectJitter(time.Millisecond, time.Millisecond)}
+	results, err := Run(t.Context(), Options{Agents: 20, Pings: 10, Logins: 20, Rounds: 1, Return: 5, connect: soon}, All()...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -26,7 +29,7 @@ func TestMeasurementsGiveTheirFigures(t *testing.T) {
 		}
 		names[r.Name] = true
 	}
-	for _, want := range []string{"ping_p50", "scatter", "offline_p50", "agent_start", "callout"} {
+	for _, want := range []string{"ping_p50", "scatter", "offline_p50", "agent_start", "callout", "reconnect", "reconnect_tls"} {
 		if !names[want] {
 			t.Errorf("no %s among %v", want, names)
 		}

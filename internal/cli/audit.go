@@ -27,7 +27,7 @@ func newAuditCommand(a *app) *cobra.Command {
 		Short: "Show what was asked of devices, by whom, and how it ended",
 		Long: `Prints the audit records of all devices, or of one. Records of a device are chained: where
 one is missing or was changed, a line says so. It needs the role fleet-auditor or fleet-admin.`,
-		Args: cobra.NoArgs,
+		Args: noArgs("for one device say --device DEVICE"),
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.run(cmd.Context()) },
 	}
 	cmd.Flags().BoolVarP(&c.follow, "follow", "f", false, "go on with new records until Ctrl-C")

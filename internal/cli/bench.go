@@ -37,6 +37,7 @@ Measurements: ` + strings.Join(names, ", ") + ` (default: all).`,
 	f.IntVar(&b.options.Pings, "pings", 0, "pings of the latency measurements, each way (default 20000)")
 	f.IntVar(&b.options.Logins, "logins", 0, "logins through the callout (default 4000)")
 	f.IntVar(&b.options.Rounds, "rounds", 0, "rounds of the scatter, each way (default 15)")
+	f.IntVar(&b.options.Return, "return", 0, "agents that come back after a restart of the broker (default 10000)")
 	return cmd
 }
 
@@ -49,8 +50,8 @@ func (b *benchCommand) run(ctx context.Context, names []string) error {
 		}
 	}
 	o := b.options
-	if o.Agents < 0 || o.Pings < 0 || o.Logins < 0 || o.Rounds < 0 {
-		return rejected("--agents, --pings, --logins and --rounds cannot be negative")
+	if o.Agents < 0 || o.Pings < 0 || o.Logins < 0 || o.Rounds < 0 || o.Return < 0 {
+		return rejected("--agents, --pings, --logins, --rounds and --return cannot be negative")
 	}
 	o.Log = b.app.log
 	results, err := bench.Run(ctx, o, which...)

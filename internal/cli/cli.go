@@ -19,6 +19,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"regexp"
 	"strings"
 	"time"
 
@@ -26,6 +27,11 @@ import (
 
 	"github.com/harmony-fleet/fleet/command"
 )
+
+func init() {
+	// In the order in which a person meets them; see commands.
+	cobra.EnableCommandSorting = false
+}
 
 // app is what the commands of one invocation share.
 type app struct {
@@ -37,7 +43,8 @@ type app struct {
 	timeout time.Duration // of one command to one device, and of a connection
 	verbose bool
 
-	started bool // the command line was understood
+	command string // "fleet ping", for the hint at its help; empty: not known
+	started bool   // the command line was understood
 	log     *slog.Logger
 }
 
@@ -50,7 +57,7 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root.SetArgs(args)
 	root.SetOut(out)
 	root.SetErr(stderr)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if out.broken.Load() {
 		return exitBrokenPipe
 	}
@@ -58,12 +65,23 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 0
 	}
 	if !a.started {
-		err = usageError{err}
+		err = usageError{plainUsage(err)}
 		a.output = formatOf(args)
 	}
+	a.command = cmd.CommandPath()
 	a.report(err)
 	return exitCode(err)
 }
+
+// plainUsage takes the names of Go's own functions out of a fault of a flag.
+func plainUsage(err error) error {
+	text := parsing.ReplaceAllString(err.Error(), "")
+	text = strings.ReplaceAll(text, "flag: time: missing unit in duration", "flag: a duration has a unit, as in 5s or 1h: not")
+	text = strings.ReplaceAll(text, "flag: time: invalid duration", "flag: a duration is like 5s or 1h: not")
+	return errors.New(text)
+}
+
+var parsing = regexp.MustCompile(`strconv\.Parse\w+: parsing "[^"]*": `)
 
 // formatOf is the format that a command line asks for which could not be read:
 // its errors are to come in that format all the same.

@@ -26,7 +26,7 @@ func newDevicesCommand(a *app) *cobra.Command {
 		Short: "List devices, or show all that is known of one",
 		Long: `Lists every device that ever reported, as the broker last heard of it. With a DEVICE it
 shows all of that one; with -o json also its stored status and heartbeat documents.`,
-		Args: cobra.MaximumNArgs(1),
+		Args: atMostOne,
 		RunE: func(cmd *cobra.Command, args []string) error { return d.run(cmd.Context(), args) },
 	}
 	cmd.Flags().StringArrayVarP(&d.selector, "selector", "l", nil, "devices whose labels match `k=v,k2=v2`")

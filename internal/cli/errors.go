@@ -1,9 +1,12 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+
+	"github.com/spf13/cobra"
 
 	"github.com/harmony-fleet/fleet/command"
 )
@@ -12,6 +15,33 @@ import (
 type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
+
+// noArgs refuses arguments, with what was meant perhaps.
+func noArgs(hint string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		switch {
+		case len(args) == 0:
+			return nil
+		case hint == "":
+			return fmt.Errorf("unexpected argument %q", args[0])
+		}
+		return fmt.Errorf("unexpected argument %q; %s", args[0], hint)
+	}
+}
+
+func atMostOne(_ *cobra.Command, args []string) error {
+	if len(args) > 1 {
+		return fmt.Errorf("%d devices: say one, or none to list all of them", len(args))
+	}
+	return nil
+}
+
+func deviceAndLabels(_ *cobra.Command, args []string) error {
+	if len(args) < 2 {
+		return errors.New("say a DEVICE and at least one label, k=v or k-")
+	}
+	return nil
+}
 
 // exitError ends a command whose results are already on stdout or stderr with
 // a code, and with one more line if there is something to sum up.
@@ -80,7 +110,7 @@ func (a *app) report(err error) {
 	}
 	var usage usageError
 	if errors.As(err, &usage) {
-		a.say(oneLine(err.Error()) + "; see fleet --help")
+		a.say(oneLine(err.Error()) + "; see " + cmp.Or(a.command, "fleet") + " --help")
 	} else {
 		a.say(oneLine(err.Error()))
 	}

@@ -32,7 +32,7 @@ func newLabelCommand(a *app) *cobra.Command {
 select devices: fleet ping -l site=lab. It signs in to the data account, which needs the role
 fleet-deployer or fleet-admin.`,
 		Example: "  fleet label vm-device-00 site=lab rack=4\n  fleet label vm-device-00 rack-",
-		Args:    cobra.MinimumNArgs(2),
+		Args:    deviceAndLabels,
 		RunE:    func(cmd *cobra.Command, args []string) error { return l.run(cmd.Context(), args[0], args[1:]) },
 	}
 }

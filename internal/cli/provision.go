@@ -30,6 +30,9 @@ type provisionCommand struct {
 	passwords                  func() string // makes one
 }
 
+// renderFlags say nothing without --render-config.
+var renderFlags = []string{"render-config", "auth", "store-dir", "listen", "server-name", "callout-issuer", "callout-xkey", "server-cert", "server-key"}
+
 func newProvisionCommand(a *app) *cobra.Command {
 	p := &provisionCommand{app: a, passwords: rand.Text}
 	cmd := &cobra.Command{
@@ -42,10 +45,15 @@ fleet-controller.
 
 With --render-config it connects to nothing: it writes the configuration for a nats-server
 of your own (2.15.2 or newer), with new passwords in it.`,
-		Args: cobra.NoArgs,
+		Args: noArgs(""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if p.render != "" {
 				return p.writeConfig()
+			}
+			for _, name := range renderFlags {
+				if cmd.Flags().Changed(name) {
+					return rejected("--%s goes with --render-config FILE", name)
+				}
 			}
 			return p.run(cmd.Context())
 		},

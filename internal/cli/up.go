@@ -47,8 +47,13 @@ a token issuer, the auth callout and as many agents as you like, with real socke
 tokens and real permissions. It pings every device once, and stays until Ctrl-C.
 
 Other terminals need no flags meanwhile: fleet ping vm-device-00`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return u.run(cmd.Context()) },
+		Args: noArgs("for more devices say --devices N"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if u.dataDir == "" && cmd.Flags().Changed("data-dir") {
+				return rejected("--data-dir is empty; leave it out to keep nothing") // as of a variable that is not set
+			}
+			return u.run(cmd.Context())
+		},
 	}
 	f := cmd.Flags()
 	f.IntVar(&u.devices, "devices", 3, "how many devices")
