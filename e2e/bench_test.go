@@ -88,7 +88,7 @@ func BenchmarkImages(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if _, err := provideImages(b.Context(), c, opts.Registry, images); err != nil {
+		if _, err := provideImages(b.Context(), c, images); err != nil {
 			b.Fatal(err)
 		}
 		took = append(took, time.Since(begin))
