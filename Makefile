@@ -5,12 +5,7 @@ GO       ?= go
 FUZZTIME ?= 3s
 BIN      := bin
 
-# The race detector links with a C compiler. Where there is none and none can be
-# installed the tests run without it, and say so.
-CC_FOUND  = $(shell command -v gcc >/dev/null 2>&1 && echo yes)
-RACE      = $(if $(CC_FOUND),-race,)
-
-.PHONY: all up build test test-deps lint check fuzz bench smoke clean
+.PHONY: all up build test lint check fuzz bench bench-e2e smoke clean
 
 all: build
 
@@ -20,15 +15,8 @@ up: ## run a fleet on this machine until Ctrl-C
 build: ## every binary, static, into bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $(BIN)/ ./cmd/...
 
-test: test-deps ## all tests
-	$(if $(RACE),,@echo 'make test: no C compiler here: the tests run WITHOUT the race detector')
-	CGO_ENABLED=$(if $(RACE),1,0) $(GO) test $(RACE) -timeout 15m ./...
-
-# Without a network the compiler cannot be had, and the tests do without it.
-test-deps:
-	@if ! command -v gcc >/dev/null 2>&1 && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
-		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends gcc libc6-dev; } || true; \
-	fi
+test: ## all tests; those that need a cluster too, where the machine can have one
+	@GO='$(GO)' tools/test
 
 lint: ## formatting, vet, staticcheck, tidy modules
 	@test -z "$$(gofmt -l .)" || { echo 'not gofmt-ed:'; gofmt -l .; exit 1; }
@@ -58,6 +46,10 @@ smoke: ## a fleet up and pinged, both ways to sign in
 
 bench: ## the table of docs/performance.md
 	$(GO) run ./cmd/fleet bench
+
+bench-e2e: ## the rows of docs/performance.md that need a cluster
+	$(GO) run ./cmd/fleet cluster up
+	HARMONY_FLEET_E2E=1 $(GO) test -run '^$$' -bench . -benchtime 7x -timeout 30m ./e2e
 
 clean:
 	rm -rf $(BIN)

@@ -164,7 +164,7 @@ func TestPodWhoseProgramEndsAtOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := provideImages(t.Context(), c, "", images); err != nil {
+	if _, err := provideImages(t.Context(), c, images); err != nil {
 		t.Fatal(err)
 	}
 	// NATS does not know the agent's arguments.

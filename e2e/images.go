@@ -35,7 +35,7 @@ func (o *Options) programs() []image.Program {
 // as it was when the first of them came up.
 var built struct {
 	sync.Mutex
-	images map[string]*image.Image // by directory and program
+	images map[string]*image.Image // by directory, registry and program
 	forced bool                    // ForceRebuild was done
 }
 
@@ -56,7 +56,7 @@ func buildImages(ctx context.Context, o *Options) (map[string]*image.Image, erro
 	if o.ForceRebuild && !built.forced {
 		clear(built.images)
 	}
-	key := func(p image.Program) string { return dir + "\x00" + p.Name + "\x00" + p.Package }
+	key := func(p image.Program) string { return dir + "\x00" + o.Registry + "\x00" + p.Name + "\x00" + p.Package }
 	all := o.programs()
 	var missing []image.Program
 	for _, p := range all {
@@ -70,7 +70,7 @@ func buildImages(ctx context.Context, o *Options) (map[string]*image.Image, erro
 			return nil, err
 		}
 		defer unlock()
-		made, err := image.Build(ctx, image.Options{Dir: dir, Rebuild: o.ForceRebuild}, missing...)
+		made, err := image.Build(ctx, image.Options{Dir: dir, Host: o.Registry, Rebuild: o.ForceRebuild}, missing...)
 		if err != nil {
 			return nil, err
 		}
@@ -86,33 +86,16 @@ func buildImages(ctx context.Context, o *Options) (map[string]*image.Image, erro
 	return images, nil
 }
 
-// provideImages makes the images available to the cluster and gives their names
-// by program.
-func provideImages(ctx context.Context, c cluster.Cluster, registry string, images map[string]*image.Image) (map[string]string, error) {
+// provideImages makes the images available to the cluster, by its registry where it
+// has one, and gives their names by program.
+func provideImages(ctx context.Context, c cluster.Cluster, images map[string]*image.Image) (map[string]string, error) {
 	refs := map[string]string{}
-	if registry == "" {
-		var list []cluster.Image
-		for name, img := range images {
-			refs[name] = img.Ref()
-			list = append(list, img)
-		}
-		return refs, c.LoadImages(ctx, list...)
-	}
-	var mu sync.Mutex
-	var list []func() error
+	var list []cluster.Image
 	for name, img := range images {
-		list = append(list, func() error {
-			pushed, err := img.Push(ctx, registry, image.PushOptions{})
-			if err != nil {
-				return err
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			refs[name] = pushed.Ref()
-			return nil
-		})
+		refs[name] = img.Ref()
+		list = append(list, img)
 	}
-	return refs, together(list...)
+	return refs, c.LoadImages(ctx, list...)
 }
 
 // together calls all of them at once and waits for all.

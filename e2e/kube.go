@@ -5,13 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"net/url"
 	"strconv"
+	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -22,7 +21,7 @@ import (
 type kubeClient struct {
 	kubernetes.Interface
 	config *rest.Config
-	http   *http.Client
+	dialed *dialed
 }
 
 func newKubeClient(kubeconfig string) (*kubeClient, error) {
@@ -32,6 +31,8 @@ func newKubeClient(kubeconfig string) (*kubeClient, error) {
 	}
 	config.QPS, config.Burst = -1, -1
 	config.UserAgent = "harmony-fleet-e2e"
+	open := &dialed{conns: map[net.Conn]bool{}}
+	config.Dial = open.dial
 	client, err := rest.HTTPClientFor(config)
 	if err != nil {
 		return nil, fmt.Errorf("kubeconfig %s: %w", kubeconfig, err)
@@ -40,12 +41,56 @@ func newKubeClient(kubeconfig string) (*kubeClient, error) {
 	if err != nil {
 		return nil, fmt.Errorf("kubeconfig %s: %w", kubeconfig, err)
 	}
-	return &kubeClient{Interface: set, config: config, http: client}, nil
+	return &kubeClient{Interface: set, config: config, dialed: open}, nil
 }
 
-func (k *kubeClient) close() { utilnet.CloseIdleConnectionsFor(k.http.Transport) }
+func (k *kubeClient) close() { k.dialed.close() }
 
-// unreachable says where a cluster does not answer at all.
+// dialed are the connections of a client, so that none outlives it: closing those that
+// are idle would miss one whose last answer has just been read.
+type dialed struct {
+	mu     sync.Mutex
+	closed bool
+	conns  map[net.Conn]bool
+}
+
+// dialedConn is a connection that is off the list once it is closed.
+type dialedConn struct {
+	net.Conn
+	of *dialed
+}
+
+func (d *dialed) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := (&net.Dialer{Timeout: dialTimeout * 10}).DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return nil, errors.Join(net.ErrClosed, conn.Close())
+	}
+	d.conns[conn] = true
+	return dialedConn{conn, d}, nil
+}
+
+func (c dialedConn) Close() error {
+	c.of.mu.Lock()
+	delete(c.of.conns, c.Conn)
+	c.of.mu.Unlock()
+	return c.Conn.Close()
+}
+
+func (d *dialed) close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.closed = true
+	for conn := range d.conns {
+		_ = conn.Close() // it is not used any more
+	}
+}
+
+// explain says where a cluster does not answer at all.
 func (k *kubeClient) explain(err error) error {
 	var status apierrors.APIStatus
 	var urlErr *url.Error

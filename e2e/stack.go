@@ -152,7 +152,7 @@ func (s *Stack) getReady(ctx context.Context) error {
 	}
 	return together(
 		func() (err error) {
-			s.images, err = provideImages(ctx, s.cluster, s.opts.Registry, images)
+			s.images, err = provideImages(ctx, s.cluster, images)
 			s.step("images provided")
 			return err
 		},
