@@ -1,8 +1,8 @@
 // Package cluster says what the end-to-end harness wants of a Kubernetes cluster,
 // whoever provides it:
 //
-//	provider := local.New(local.Options{})
-//	c, err := provider.Up(ctx)            // nodes Ready and schedulable
+//	p, err := provider.Select(ctx, provider.Options{})
+//	c, err := p.Up(ctx)                   // a node is Ready and takes Pods
 //	if err != nil { … }
 //	err = c.LoadImages(ctx, agentImage)   // from package e2e/image
 //	… use c.Kubeconfig(), dial c.NodeAddresses()[0]:<node port> …
@@ -22,7 +22,7 @@ type Provider interface {
 	// Name is the provider's name as people select it, "local" for example.
 	Name() string
 
-	// Up returns a cluster whose nodes are Ready and take Pods, making it first
+	// Up returns a cluster that is Ready and takes Pods, making it first
 	// where there is none. It is idempotent, and safe to call from several
 	// processes at once: they get the same cluster. An error says what is wrong
 	// and what to do about it; after an error nothing that Up made is left.
@@ -35,11 +35,14 @@ type Cluster interface {
 	Kubeconfig() string
 
 	// NodeAddresses are the addresses at which NodePorts answer from this
-	// machine, at least one.
+	// machine. There is none where this machine does not reach the nodes: forward a
+	// port of a Pod then.
 	NodeAddresses() []string
 
 	// LoadImages makes images available to Pods on every node, under the name
-	// that Ref gives. Images that are there already cost a look and nothing else.
+	// that Ref gives: it loads them into the nodes, or pushes them to the registry
+	// that the cluster was asked for with. Images that are there already cost a look
+	// and nothing else.
 	LoadImages(ctx context.Context, images ...Image) error
 
 	// Down takes the cluster down and removes every trace of it where the

@@ -30,6 +30,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // Options say where and how programs are built.
@@ -103,13 +104,14 @@ func Build(ctx context.Context, o Options, programs ...Program) ([]*Image, error
 	if err != nil {
 		return nil, err
 	}
-	images := make([]*Image, 0, len(programs))
+	images, errs := make([]*Image, len(programs)), make([]error, len(programs))
+	var wg sync.WaitGroup // hashing is most of what there is to do in an unchanged tree
 	for i, p := range programs {
-		img, err := fromBinary(o, p, binaries[i])
-		if err != nil {
-			return nil, err
-		}
-		images = append(images, img)
+		wg.Go(func() { images[i], errs[i] = fromBinary(o, p, binaries[i]) })
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
 	}
 	return images, nil
 }

@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -77,6 +78,72 @@ func TestSameSourceIsTheSameImage(t *testing.T) {
 	if want := DefaultHost + "/hello:" + strings.Replace(first.Digest(), ":", "-", 1); first.Ref() != want {
 		t.Errorf("name %s, want %s", first.Ref(), want)
 	}
+}
+
+// The go command tells by what stands inside a binary whether it is up to date, so a
+// mark at its end stays until it is linked again.
+func TestNothingIsLinkedThatIsUpToDate(t *testing.T) {
+	dir, cache := module(t, hello), t.TempDir()
+	const mark = "mark"
+	// marked builds and says whether the binary still has the mark, which it gets.
+	marked := func(o Options) bool {
+		t.Helper()
+		o.Dir, o.CacheDir = dir, cache
+		build(t, o, program)
+		found, err := filepath.Glob(filepath.Join(cache, "images", "*", "hello"))
+		if err != nil || len(found) != 1 {
+			t.Fatalf("binaries %v, %v", found, err)
+		}
+		content, err := os.ReadFile(found[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasSuffix(string(content), mark) {
+			return true
+		}
+		if err := os.WriteFile(found[0], append(content, mark...), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		return false
+	}
+	marked(Options{})
+	if !marked(Options{}) {
+		t.Error("an unchanged program was linked again")
+	}
+	if marked(Options{Rebuild: true}) {
+		t.Error("a rebuild that was asked for has linked nothing")
+	}
+	write(t, filepath.Join(dir, "cmd/hello/main.go"), strings.Replace(hello, "hello", "changed", 1))
+	if marked(Options{}) {
+		t.Error("a changed program was not linked")
+	}
+}
+
+// BenchmarkUnchangedTree is the image step of a test run in which nothing has
+// changed: the fleet's own programs and the NATS server.
+//
+//	go test -run '^$' -bench UnchangedTree -benchtime 5x ./e2e/image/
+func BenchmarkUnchangedTree(b *testing.B) {
+	programs := []Program{{Name: "nats-server", Package: "github.com/nats-io/nats-server/v2"}}
+	for _, name := range []string{"fleet-agent", "fleet-callout", "fleet-oidc"} {
+		programs = append(programs, Program{Name: name, Package: "./cmd/" + name})
+	}
+	o := Options{Dir: "../..", CacheDir: b.TempDir()}
+	step := func() {
+		if _, err := Build(b.Context(), o, programs...); err != nil {
+			b.Fatal(err)
+		}
+	}
+	step()
+	var took []time.Duration
+	for b.Loop() {
+		begin := time.Now()
+		step()
+		took = append(took, time.Since(begin))
+	}
+	slices.Sort(took)
+	b.ReportMetric(took[len(took)/2].Seconds(), "s-median")
+	b.ReportMetric(took[len(took)-1].Seconds(), "s-worst")
 }
 
 func TestImageStaysTheSameWhenTheProgramIsBuiltAgain(t *testing.T) {

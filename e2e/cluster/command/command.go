@@ -62,7 +62,7 @@ runs until it is taken down, and keeps nothing after that.`,
 	flags.StringVar(&c.network, "network", local.DefaultNetwork, "IPv4 /16 for node, Pods and Services")
 	flags.StringVar(&c.source, "source", "", "folder of the sources of its programs (default: found in the checkout)")
 	root.AddCommand(
-		&cobra.Command{Use: "up", Short: "Start the cluster, unless it is up", Args: cobra.NoArgs, RunE: c.up},
+		c.newUp(),
 		&cobra.Command{Use: "down", Short: "End the cluster and remove every trace of it", Args: cobra.NoArgs, RunE: c.down},
 		&cobra.Command{Use: "status", Short: "Say whether the cluster is up, and what runs", Args: cobra.NoArgs, RunE: c.status},
 		&cobra.Command{Use: "kubeconfig", Short: "Print the kubeconfig of the cluster", Args: cobra.NoArgs, RunE: c.kubeconfig},
@@ -80,6 +80,13 @@ runs until it is taken down, and keeps nothing after that.`,
 type command struct {
 	settings                   Settings
 	dir, name, network, source string
+	insecureRegistries         []string
+}
+
+func (c *command) newUp() *cobra.Command {
+	up := &cobra.Command{Use: "up", Short: "Start the cluster, unless it is up", Args: cobra.NoArgs, RunE: c.up}
+	up.Flags().StringSliceVar(&c.insecureRegistries, "insecure-registry", nil, "registry without TLS that images may be pulled from, as HOST:PORT")
+	return up
 }
 
 func (c *command) provider(progress io.Writer) (*local.Provider, error) {
@@ -88,7 +95,7 @@ func (c *command) provider(progress io.Writer) (*local.Provider, error) {
 		return nil, fmt.Errorf("--network %q: want an IPv4 network such as %s", c.network, local.DefaultNetwork)
 	}
 	return local.New(local.Options{
-		Dir: c.dir, Name: c.name, Network: network, Source: c.source,
+		Dir: c.dir, Name: c.name, Network: network, Source: c.source, InsecureRegistries: c.insecureRegistries,
 		Progress: progress, Logger: c.settings.Logger(),
 	}), nil
 }

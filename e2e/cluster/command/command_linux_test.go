@@ -61,6 +61,7 @@ func TestMistakesAreNamed(t *testing.T) {
 		{[]string{"--name", "Fleet", "status"}, "want a DNS label"},
 		{[]string{"--dir", "/nowhere/cluster", "kubeconfig"}, "the one in /nowhere/cluster is down: start it with: fleet cluster up"},
 		{[]string{"--dir", "/nowhere/cluster", "load", "x.tar"}, "start it with: fleet cluster up"},
+		{[]string{"up", "--insecure-registry", "http://host"}, `registry "http://host": want host:port`},
 		{[]string{"load"}, "requires at least 1 arg"},
 		{[]string{"up", "now"}, `unknown command "now"`},
 	} {

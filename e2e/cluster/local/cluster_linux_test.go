@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,6 +22,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/remotecommand"
 
+	"github.com/harmony-fleet/fleet/e2e/cluster"
 	"github.com/harmony-fleet/fleet/e2e/cluster/internal/testslot"
 	"github.com/harmony-fleet/fleet/internal/testwait"
 )
@@ -33,7 +36,7 @@ func TestPodsRunAndAreReached(t *testing.T) {
 		t.Fatal(err)
 	}
 	begin := time.Now()
-	if err := c.LoadImages(t.Context(), img); err != nil {
+	if err := c.LoadImages(t.Context(), unreadable{img}); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("loading an image that is there took %v", time.Since(begin))
@@ -87,6 +90,13 @@ func TestPodsRunAndAreReached(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	})
+}
+
+// unreadable is an image that can only be looked for.
+type unreadable struct{ cluster.Image }
+
+func (unreadable) WriteArchive(io.Writer) error {
+	return errors.New("it is there and was asked for")
 }
 
 func TestDownLeavesNothing(t *testing.T) {

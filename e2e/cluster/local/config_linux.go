@@ -24,7 +24,6 @@ func (l layout) kube() string             { return l.path("bin", "kube") }
 func (l layout) kubeconfig() string       { return l.path("kubeconfig") }
 func (l layout) containerdSocket() string { return l.path("containerd.sock") }
 func (l layout) registries() string       { return l.path("registries") }
-func (l layout) logs() string             { return l.path("logs") }
 func (l layout) log(component string) string {
 	return l.path("logs", component+".log")
 }

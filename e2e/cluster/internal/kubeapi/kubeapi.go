@@ -69,6 +69,7 @@ func Open(path string) (*API, error) {
 		return nil, fmt.Errorf("kubeconfig %s cannot be used: %w: fetch it again, or name another", path, err)
 	}
 	access.Timeout = requestTimeout
+	access.QPS = -1 // no limit: a look that waits for its turn ends with another error than the cluster's
 	client, done, err := Client(access)
 	if err != nil {
 		return nil, fmt.Errorf("kubeconfig %s cannot be used: %w: fetch it again, or name another", path, err)
@@ -124,6 +125,7 @@ func (a *API) MayMakeNamespaces(ctx context.Context) error {
 // AwaitNodes waits until a node is Ready and takes Pods, or ctx is done, and returns
 // all nodes. Where the user may not list nodes it returns none and no error.
 func (a *API) AwaitNodes(ctx context.Context) ([]corev1.Node, error) {
+	var waiting error // what was in the way at the last look
 	for {
 		list, err := a.client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
 		if apierrors.IsForbidden(err) {
@@ -132,7 +134,6 @@ func (a *API) AwaitNodes(ctx context.Context) ([]corev1.Node, error) {
 		if err != nil && ctx.Err() == nil {
 			return nil, a.explain(err)
 		}
-		var waiting error
 		if err == nil {
 			if waiting = ready(list.Items); waiting == nil {
 				return list.Items, nil
