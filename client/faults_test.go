@@ -237,7 +237,7 @@ func TestWhatNoDeviceKnowsIsLoggedOnce(t *testing.T) {
 	f.listen(f.device(), "busy", refuse(command.KindBusy))
 	f.listen(f.device(), "fine", pong("fine"))
 	var buf safeBuffer
-	c := f.client(f.ops(), client.Options{Timeout: 50 * time.Millisecond, Logger: slog.New(slog.NewJSONHandler(&buf, nil))})
+	c := f.client(f.ops(), client.Options{Timeout: 500 * time.Millisecond, Logger: slog.New(slog.NewJSONHandler(&buf, nil))})
 	devices := []string{"silent", "busy", "fine", "nowhere", "Not.An.ID"}
 	for _, d := range devices {
 		_, _ = c.Ping(t.Context(), d)
