@@ -230,10 +230,8 @@ func (s *Stack) bringUp(ctx context.Context) error {
 			list = append(list, func() error { return s.createPart(ctx, *p) })
 		}
 	}
-	if target, ok := s.opts.AgentTarget.(Pod); ok {
-		for _, id := range s.DeviceIDs {
-			list = append(list, func() error { return target.start(ctx, s, id) })
-		}
+	if s.opts.AgentTarget.early() {
+		list = append(list, func() error { return s.opts.AgentTarget.start(ctx, s, s.DeviceIDs) })
 	}
 	for _, c := range s.opts.Components {
 		list = append(list, func() error { return s.startComponent(ctx, c) })
