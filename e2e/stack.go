@@ -16,7 +16,6 @@ import (
 	"github.com/harmony-fleet/fleet/client"
 	"github.com/harmony-fleet/fleet/e2e/cluster"
 	"github.com/harmony-fleet/fleet/e2e/image"
-	"github.com/harmony-fleet/fleet/internal/access"
 	"github.com/harmony-fleet/fleet/internal/callout"
 )
 
@@ -25,8 +24,6 @@ const readyTimeout = 90 * time.Second
 
 // namespaceTimeout bounds the first answer of the cluster, which takes milliseconds.
 const namespaceTimeout = 20 * time.Second
-
-const dataAccount = access.Data
 
 // Stack is a fleet that is up. Its methods may be called from any goroutine.
 type Stack struct {
