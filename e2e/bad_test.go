@@ -160,7 +160,7 @@ func TestPodWhoseImageIsNotThere(t *testing.T) {
 	err := wantFailure(t, kube, 30*time.Second, Options{AuthMode: UserPass, hooks: hooks{image: "harmony-fleet.local/nothing:there"}},
 		"Pod fleet-agent-vm-device-00-", "does not start", "ErrImageNeverPull", "harmony-fleet.local/nothing:there", "diagnostics are in ")
 	if err != nil {
-		lookAtDiagnostics(t, err, "events.txt", "ErrImageNeverPull")
+		lookAtDiagnostics(t, err, ".yaml", "ErrImageNeverPull")
 	}
 }
 
