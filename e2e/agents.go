@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"context"
+	"fmt"
+	"slices"
 
 	"github.com/harmony-fleet/fleet/e2e/image"
 	"github.com/harmony-fleet/fleet/internal/credentials"
@@ -9,9 +11,11 @@ import (
 
 // AgentTarget is where the agents of a stack run: [Pod] or [Host].
 type AgentTarget interface {
-	// start has an agent run for the device until the stack is closed. It returns
-	// before the agent is connected, or before the broker can be.
-	start(ctx context.Context, s *Stack, device string) error
+	// start has agents run for the devices until the stack is closed. It returns before
+	// they are connected.
+	start(ctx context.Context, s *Stack, devices []string) error
+	// early tells that agents may be started before NATS is there.
+	early() bool
 	programs() []image.Program
 }
 
@@ -19,15 +23,60 @@ type AgentTarget interface {
 // most clusters have none to offer. A Pod that is deleted is made again.
 type Pod struct{}
 
+func (Pod) early() bool { return true }
+
 func (Pod) programs() []image.Program { return []image.Program{programAgent} }
 
-func (Pod) start(ctx context.Context, s *Stack, device string) error {
+// perSecret is how many agents share a Secret, of which each Pod sees its own files: a
+// node follows each Secret for itself, which costs more than the files.
+const perSecret = 50
+
+func (p Pod) start(ctx context.Context, s *Stack, devices []string) error {
+	var list []func() error
+	for group := range slices.Chunk(devices, perSecret) {
+		list = append(list, func() error { return p.startGroup(ctx, s, "fleet-agents-"+group[0], group) })
+	}
+	return together(list...)
+}
+
+func (p Pod) startGroup(ctx context.Context, s *Stack, secret string, devices []string) error {
+	parts := make([]part, len(devices))
+	var list []func() error
+	for i, device := range devices {
+		list = append(list, func() (err error) {
+			parts[i], err = p.part(ctx, s, device)
+			return err
+		})
+	}
+	if err := together(list...); err != nil {
+		return err
+	}
+	all := map[string][]byte{}
+	for i := range parts {
+		parts[i].secret, parts[i].items = secret, map[string]string{}
+		for name, content := range parts[i].files {
+			key := devices[i] + "." + name
+			all[key], parts[i].items[name] = content, key
+		}
+		parts[i].files = nil
+	}
+	if err := s.createSecret(ctx, secret, all); err != nil {
+		return err
+	}
+	list = nil
+	for _, p := range parts {
+		list = append(list, func() error { return s.createPart(ctx, p) })
+	}
+	return together(list...)
+}
+
+func (Pod) part(ctx context.Context, s *Stack, device string) (part, error) {
 	login := s.sharedLogin()
 	var key []byte
 	if s.identity != nil {
 		var err error
 		if key, err = s.identity.deviceKey(ctx, device); err != nil {
-			return err
+			return part{}, fmt.Errorf("machine key of device %s: %w", device, err)
 		}
 		login = map[string]any{
 			"type": credentials.TypeZitadelKey, "issuer": s.identity.url, "project_id": s.identity.projectID, "key_file": filesDir + "/key.json",
@@ -38,7 +87,7 @@ func (Pod) start(ctx context.Context, s *Stack, device string) error {
 	}
 	files, err := s.agentFiles(device, filesDir, stateDir+"/agent", natsURL(s.addresses[serviceDevices], natsPort), nil, login)
 	if err != nil {
-		return err
+		return part{}, err
 	}
 	if key != nil {
 		files["key.json"] = key
@@ -50,7 +99,7 @@ func (Pod) start(ctx context.Context, s *Stack, device string) error {
 	if s.opts.hooks.image != "" {
 		ref = s.opts.hooks.image
 	}
-	return s.createPart(ctx, part{name: podName(device), image: ref, args: []string{"--config", filesDir + "/fleet-agent.toml"}, files: files})
+	return part{name: podName(device), image: ref, args: []string{"--config", filesDir + "/fleet-agent.toml"}, files: files}, nil
 }
 
 // podName is the Pod of a device's agent.

@@ -55,14 +55,20 @@ func wantFailure(t *testing.T, kube *kubeClient, limit time.Duration, opts Optio
 	return err
 }
 
-// filesOfStacks are the directories of stacks on this machine.
+// filesOfStacks are the directories of stacks of this process.
 func filesOfStacks(t *testing.T) []string {
 	t.Helper()
-	list, err := filepath.Glob(filepath.Join(os.TempDir(), filesPrefix+"*"))
+	owners, err := filepath.Glob(filepath.Join(os.TempDir(), filesPrefix+"*", ownerFile))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return list
+	var dirs []string
+	for _, file := range owners {
+		if text, err := os.ReadFile(file); err == nil && string(text) == owner() {
+			dirs = append(dirs, filepath.Dir(file))
+		}
+	}
+	return dirs
 }
 
 func TestOptionsThatMakeNoSense(t *testing.T) {
@@ -154,7 +160,7 @@ func TestPodWhoseImageIsNotThere(t *testing.T) {
 	err := wantFailure(t, kube, 30*time.Second, Options{AuthMode: UserPass, hooks: hooks{image: "harmony-fleet.local/nothing:there"}},
 		"Pod fleet-agent-vm-device-00-", "does not start", "ErrImageNeverPull", "harmony-fleet.local/nothing:there", "diagnostics are in ")
 	if err != nil {
-		lookAtDiagnostics(t, err, "events.txt", "ErrImageNeverPull")
+		lookAtDiagnostics(t, err, ".yaml", "ErrImageNeverPull")
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/harmony-fleet/fleet/e2e/image"
+	"github.com/harmony-fleet/fleet/internal/access"
 )
 
 // Component is a further part of the system, such as the Kubernetes operator. It
@@ -46,7 +47,7 @@ type Site struct {
 func (s *Stack) startComponent(ctx context.Context, c Component) error {
 	site := Site{Namespace: s.Namespace, NATSURL: natsURL(s.addresses[partNATS], natsPort), Token: s.AdminToken}
 	if s.opts.AuthMode == UserPass {
-		site.User, site.Password = s.secrets.user(dataAccount)
+		site.User, site.Password = s.secrets.user(access.Data)
 	}
 	if c.Prepare != nil {
 		if err := c.Prepare(ctx, rest.CopyConfig(s.kube.config), site); err != nil {

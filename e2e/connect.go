@@ -68,11 +68,9 @@ func (s *Stack) connect(ctx context.Context, nodePort int32) error {
 		return err
 	}
 	s.step("provisioned, and open to devices")
-	if _, ok := s.opts.AgentTarget.(Pod); !ok {
-		for _, id := range s.DeviceIDs {
-			if err := s.opts.AgentTarget.start(ctx, s, id); err != nil {
-				return err
-			}
+	if !s.opts.AgentTarget.early() {
+		if err := s.opts.AgentTarget.start(ctx, s, s.DeviceIDs); err != nil {
+			return err
 		}
 	}
 	if err := arrivals.await(ctx, s.DeviceIDs); err != nil {

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
+
+	"github.com/harmony-fleet/fleet/internal/access"
 )
 
 // PrintDebugInfo writes what a person needs to look into a stack that is up, secrets
@@ -19,12 +21,12 @@ func (s *Stack) PrintDebugInfo(w io.Writer) {
 	line("kubectl -n %s get pods", s.Namespace)
 	line("NATS: %s (CA: %s)", s.NATSURL, s.CAFile)
 	if s.opts.AuthMode == UserPass {
-		user, password := s.secrets.user("")
+		user, password := s.secrets.user(access.Ops)
 		line("admin: user %s, password %s", user, password)
 	} else {
 		line("admin token: %s (use as auth_token)", s.AdminToken)
 	}
-	line("inbox prefix: %s", s.adminLogin("ops").inbox)
+	line("inbox prefix: %s", s.adminLogin(access.Ops).inbox)
 	line("devices: %s", strings.Join(s.DeviceIDs, ", "))
 	if _, ok := s.opts.AgentTarget.(Pod); ok && len(s.DeviceIDs) > 0 {
 		line("tail agent: kubectl -n %s logs %s -f", s.Namespace, podName(s.DeviceIDs[0]))

@@ -43,11 +43,21 @@ var hostBinary struct {
 	path string
 }
 
-func (h Host) start(ctx context.Context, s *Stack, device string) error {
-	binary, err := h.build(ctx, s)
+func (Host) early() bool { return false }
+
+func (h Host) start(ctx context.Context, s *Stack, devices []string) error {
+	binary, err := h.build(ctx)
 	if err != nil {
 		return err
 	}
+	var list []func() error
+	for _, device := range devices {
+		list = append(list, func() error { return h.startOne(ctx, s, binary, device) })
+	}
+	return together(list...)
+}
+
+func (h Host) startOne(ctx context.Context, s *Stack, binary, device string) error {
 	dir := filepath.Join(s.dir, device)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return fmt.Errorf("agent %s: %w", device, err)
@@ -119,7 +129,7 @@ func (Host) login(ctx context.Context, s *Stack, device, dir string) (map[string
 }
 
 // build makes the program, once in a process.
-func (Host) build(ctx context.Context, s *Stack) (string, error) {
+func (Host) build(ctx context.Context) (string, error) {
 	hostBinary.Lock()
 	defer hostBinary.Unlock()
 	if hostBinary.path != "" {

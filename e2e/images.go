@@ -109,6 +109,23 @@ func together(list ...func() error) error {
 	return errors.Join(errs...)
 }
 
+// allOrFirst calls all of them at once and waits for all. The first to fail ends the
+// others, and is the one that is returned.
+func allOrFirst(ctx context.Context, list ...func(context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	for _, f := range list {
+		wg.Go(func() {
+			if err := f(ctx); err != nil {
+				cancel(err)
+			}
+		})
+	}
+	wg.Wait()
+	return context.Cause(ctx)
+}
+
 // lockBuild keeps other processes from building into the same cache meanwhile.
 func lockBuild(ctx context.Context) (unlock func(), err error) {
 	base, err := os.UserCacheDir()

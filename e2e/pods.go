@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -30,12 +31,21 @@ type part struct {
 	args  []string
 	files map[string][]byte // by name, below filesDir
 	edit  func(*corev1.PodSpec)
+
+	// secret holds the files where it is shared with other parts, under keys that items
+	// gives by name. Empty: the part has a Secret of its own.
+	secret string
+	items  map[string]string
 }
 
 // pod is of a kind that passes the restricted level of Pod Security and OKD's
 // restricted-v2: no user is named, so that the cluster may choose one.
 func (p part) pod(pull corev1.PullPolicy, uid *int64) *corev1.Pod {
 	yes, no, none := true, false, int64(0)
+	files := &corev1.SecretVolumeSource{SecretName: cmp.Or(p.secret, p.name)}
+	for _, name := range slices.Sorted(maps.Keys(p.items)) {
+		files.Items = append(files.Items, corev1.KeyToPath{Key: p.items[name], Path: name})
+	}
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: p.name, Labels: map[string]string{labelPart: p.name}},
 		Spec: corev1.PodSpec{
@@ -61,7 +71,7 @@ func (p part) pod(pull corev1.PullPolicy, uid *int64) *corev1.Pod {
 				},
 			}},
 			Volumes: []corev1.Volume{
-				{Name: "files", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: p.name}}},
+				{Name: "files", VolumeSource: corev1.VolumeSource{Secret: files}},
 				{Name: "state", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}},
 			},
 		},
@@ -78,14 +88,23 @@ const serviceAccount = "fleet"
 
 // createPart makes the Secret and the Pod of p.
 func (s *Stack) createPart(ctx context.Context, p part) error {
-	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: p.name}, Data: p.files}
-	if _, err := s.kube.CoreV1().Secrets(s.Namespace).Create(ctx, secret, metav1.CreateOptions{}); err != nil {
-		return fmt.Errorf("create Secret %s: %w", p.name, err)
+	if p.secret == "" {
+		if err := s.createSecret(ctx, p.name, p.files); err != nil {
+			return err
+		}
 	}
 	s.mu.Lock()
 	s.parts[p.name] = p
 	s.mu.Unlock()
 	return s.createPod(ctx, p)
+}
+
+func (s *Stack) createSecret(ctx context.Context, name string, files map[string][]byte) error {
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name}, Data: files}
+	if _, err := s.kube.CoreV1().Secrets(s.Namespace).Create(ctx, secret, metav1.CreateOptions{}); err != nil {
+		return fmt.Errorf("create Secret %s: %w", name, err)
+	}
+	return nil
 }
 
 func (s *Stack) createPod(ctx context.Context, p part) error {

@@ -16,7 +16,6 @@ import (
 	"github.com/harmony-fleet/fleet/client"
 	"github.com/harmony-fleet/fleet/e2e/cluster"
 	"github.com/harmony-fleet/fleet/e2e/image"
-	"github.com/harmony-fleet/fleet/internal/access"
 	"github.com/harmony-fleet/fleet/internal/callout"
 )
 
@@ -25,8 +24,6 @@ const readyTimeout = 90 * time.Second
 
 // namespaceTimeout bounds the first answer of the cluster, which takes milliseconds.
 const namespaceTimeout = 20 * time.Second
-
-const dataAccount = access.Data
 
 // Stack is a fleet that is up. Its methods may be called from any goroutine.
 type Stack struct {
@@ -127,14 +124,14 @@ func (s *Stack) step(what string) { s.opts.Logger.Debug(what, "after", time.Sinc
 // later.
 func (s *Stack) getReady(ctx context.Context) error {
 	var images map[string]*image.Image
-	err := together(
-		func() error { return s.makeFiles() },
-		func() (err error) {
+	err := allOrFirst(ctx,
+		func(context.Context) error { return s.makeFiles() },
+		func(ctx context.Context) (err error) {
 			images, err = buildImages(ctx, &s.opts)
 			s.step("images built")
 			return err
 		},
-		func() error {
+		func(ctx context.Context) error {
 			provider, err := selectProvider(ctx, s.opts)
 			if err != nil {
 				return err
@@ -150,13 +147,13 @@ func (s *Stack) getReady(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return together(
-		func() (err error) {
+	return allOrFirst(ctx,
+		func(ctx context.Context) (err error) {
 			s.images, err = provideImages(ctx, s.cluster, images)
 			s.step("images provided")
 			return err
 		},
-		func() error { return s.makeNamespace(ctx) },
+		s.makeNamespace,
 	)
 }
 
@@ -199,7 +196,6 @@ func (s *Stack) makeNamespace(ctx context.Context) error {
 // bringUp makes everything at once; each part tries until what it needs is there.
 func (s *Stack) bringUp(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
 	var hopeless sync.WaitGroup
 	defer hopeless.Wait() // after cancel
 	defer cancel(nil)
@@ -220,38 +216,24 @@ func (s *Stack) bringUp(ctx context.Context) error {
 		s.AdminToken = s.identity.adminToken
 	}
 	s.step("identity prepared")
-	list := []func() error{
-		func() error { return s.startBroker(ctx) },
-		func() error { return s.connect(ctx, nodePort) },
+	list := []func(context.Context) error{
+		s.startBroker,
+		func(ctx context.Context) error { return s.connect(ctx, nodePort) },
 	}
 	if s.opts.AuthMode == Callout {
-		list = append(list, func() error { return s.startCallout(ctx) })
+		list = append(list, s.startCallout)
 		if p := s.identity.part; p != nil {
-			list = append(list, func() error { return s.createPart(ctx, *p) })
+			list = append(list, func(ctx context.Context) error { return s.createPart(ctx, *p) })
 		}
 	}
-	if target, ok := s.opts.AgentTarget.(Pod); ok {
-		for _, id := range s.DeviceIDs {
-			list = append(list, func() error { return target.start(ctx, s, id) })
-		}
+	if s.opts.AgentTarget.early() {
+		list = append(list, func(ctx context.Context) error { return s.opts.AgentTarget.start(ctx, s, s.DeviceIDs) })
 	}
 	for _, c := range s.opts.Components {
-		list = append(list, func() error { return s.startComponent(ctx, c) })
+		list = append(list, func(ctx context.Context) error { return s.startComponent(ctx, c) })
 	}
-	for i, f := range list { // the first to fail ends the others
-		list[i] = func() error {
-			err := f()
-			if err != nil {
-				cancel(err)
-			}
-			return err
-		}
-	}
-	if err := together(list...); err != nil {
-		if cause := context.Cause(ctx); cause != nil {
-			return s.explain(cause)
-		}
-		return err
+	if err := allOrFirst(ctx, list...); err != nil {
+		return s.explain(err)
 	}
 	return nil
 }
