@@ -116,3 +116,19 @@ func awaitDevice(t *testing.T, h *home, device, what string, cond func(command.S
 		return cond(*line.Status)
 	})
 }
+
+func TestTheExamplesAreValid(t *testing.T) {
+	files, err := filepath.Glob("../../examples/*.json")
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err == nil {
+			_, err = command.ParseDesiredState(data)
+		}
+		if err != nil {
+			t.Errorf("%s: %v", file, err)
+		}
+	}
+}
