@@ -33,6 +33,8 @@
 // serves whom.
 //
 //	1  2026-11-23  ping, logs, exec, shell, result; sessions; status, heartbeat and audit documents.
+//	1  2026-11-24  before any agent served sessions: progress messages, flow control of standard
+//	               input, numbers on "in" and "eof", resend; logs reopen; exec tty and timeout_ms.
 package command
 
 // Protocol is the protocol number that this package speaks.
