@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/harmony-fleet/fleet/command"
+	"github.com/harmony-fleet/fleet/internal/agent/session"
 	"github.com/harmony-fleet/fleet/internal/agent/spool"
 	"github.com/harmony-fleet/fleet/internal/brokertime"
 	"github.com/harmony-fleet/fleet/internal/engine"
@@ -106,6 +107,7 @@ func New(o Options) (*Agent, error) {
 		guard: guard{account: o.OpsAccount}, audit: &a.audit,
 		table:    table{maxLasting: o.MaxRequests, maxPassing: defaultPassing, maxBytes: defaultMaxBytes},
 		handlers: map[command.Verb]Handler{command.VerbPing: pingHandler{a}},
+		sessions: session.New(session.Options{Device: o.DeviceID, Conn: a.conn}),
 		slots:    make(chan struct{}, o.MaxConcurrent),
 		clash:    a.clashed,
 	}
@@ -120,6 +122,14 @@ func (a *Agent) Instance() string { return a.instance }
 
 // Ready is closed when the agent takes commands for the first time.
 func (a *Agent) Ready() <-chan struct{} { return a.ready }
+
+// conn is the connection in use; nil: there is none.
+func (a *Agent) conn() *nats.Conn {
+	if l := a.current.Load(); l != nil {
+		return l.nc
+	}
+	return nil
+}
 
 // now is broker time or, until it is known, the device's.
 func (a *Agent) now() time.Time {
@@ -222,6 +232,7 @@ func (a *Agent) damaged(reason, message string) {
 // stop ends the intake, answers what was accepted, and makes one attempt to
 // bring the last audit records to the broker.
 func (a *Agent) stop(ctx context.Context) {
+	a.server.sessions.Close()
 	l := a.current.Load()
 	if l != nil {
 		l.drain(ctx, a.opts.DrainTimeout, a.opts.DrainTimeout)

@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/harmony-fleet/fleet/command"
+	"github.com/harmony-fleet/fleet/internal/agent/session"
 	"github.com/harmony-fleet/fleet/internal/brokertime"
 )
 
@@ -32,6 +33,7 @@ type server struct {
 	table     table
 	audit     *auditor
 	handlers  map[command.Verb]Handler
+	sessions  *session.Manager
 	slots     chan struct{}
 	// clash is told of a command for another agent with this device id.
 	clash func(instance string)
@@ -71,8 +73,10 @@ func (s *server) handle(l *link, msg *nats.Msg) {
 		return
 	}
 	if target.Verb == "" {
-		// Control of a session. There is none to control, and no reply to give.
-		s.log.Debug("control of an unknown session", "caller", c.caller.User, "op", target.Op)
+		// Control of a session has no reply.
+		if err := s.sessions.Control(c.caller.UID, target, msg.Header, msg.Data); err != nil {
+			s.log.Debug("control of a session was dropped", "caller", c.caller.User, "op", target.Op, "error", err)
+		}
 		return
 	}
 	if refused := s.accept(c); refused != nil {
