@@ -450,3 +450,9 @@ func (s *Session) wait(now time.Time) time.Duration {
 	}
 	return max(time.Millisecond, next.Sub(now))
 }
+
+// ID is the session's id, a secret of its caller.
+func (s *Session) ID() string { return s.key.id }
+
+// UID is the uid of the verified caller.
+func (s *Session) UID() string { return s.key.uid }
