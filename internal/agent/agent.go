@@ -107,10 +107,13 @@ func New(o Options) (*Agent, error) {
 		guard: guard{account: o.OpsAccount}, audit: &a.audit,
 		table:    table{maxLasting: o.MaxRequests, maxPassing: defaultPassing, maxBytes: defaultMaxBytes},
 		handlers: map[command.Verb]Handler{command.VerbPing: pingHandler{a}},
-		sessions: session.New(session.Options{Device: o.DeviceID, Conn: a.conn}),
-		slots:    make(chan struct{}, o.MaxConcurrent),
-		clash:    a.clashed,
+		sessions: session.New(session.Options{
+			Device: o.DeviceID, Conn: a.conn, MaxSessions: o.Policy.MaxSessions, MaxPerCaller: o.Policy.MaxSessionsPerCaller,
+		}),
+		slots: make(chan struct{}, o.MaxConcurrent),
+		clash: a.clashed,
 	}
+	a.serveWorkloads()
 	for verb, h := range o.Handlers {
 		a.server.handlers[verb] = h
 	}

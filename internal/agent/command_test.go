@@ -59,7 +59,7 @@ func TestEachRefusalHasItsKind(t *testing.T) {
 		{"ping, older protocol", command.VerbPing, command.RequestHeader{Protocol: 2}, "", ""},
 		{"ping, protocol too new", command.VerbPing, command.RequestHeader{Protocol: 3}, "", command.KindBadRequest},
 		{"unknown verb", "reboot", none, "", command.KindUnsupportedVerb},
-		{"known verb without handler", command.VerbShell, none, "", command.KindUnsupportedVerb},
+		{"known verb without handler", command.VerbResult, none, "", command.KindUnsupportedVerb},
 		{"verb with a dot", "ping.now", none, "", command.KindBadRequest},
 		{"exec", command.VerbExec, with(func(*command.RequestHeader) {}), "{}", ""},
 		{"exec without request id", command.VerbExec, with(func(h *command.RequestHeader) { h.RequestID = "" }), "{}", command.KindBadRequest},
@@ -94,9 +94,9 @@ func TestEachRefusalHasItsKind(t *testing.T) {
 	if n := exec.runs.Load(); n != 1 {
 		t.Errorf("exec ran %d times", n)
 	}
-	shell := w.must("d1", command.VerbShell, none, "")
-	if !strings.Contains(string(shell.Data), "does not serve it yet") {
-		t.Errorf("shell: %s", shell.Data)
+	result := w.must("d1", command.VerbResult, none, "")
+	if !strings.Contains(string(result.Data), "does not serve it yet") {
+		t.Errorf("result: %s", result.Data)
 	}
 }
 

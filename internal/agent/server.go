@@ -307,5 +307,9 @@ func (s *server) run(ctx context.Context, c *call) (a *answer) {
 	case len(data) > command.MaxDocument:
 		return s.failed(c, fmt.Errorf("the reply has %d bytes, more than the %d allowed", len(data), command.MaxDocument))
 	}
-	return &answer{reply: reply{data: data}}
+	a = &answer{reply: reply{data: data}}
+	if opened, ok := result.(command.SessionReply); ok {
+		a.session = opened.Session
+	}
+	return a
 }

@@ -27,6 +27,7 @@ import (
 
 // app is what the commands of one invocation share.
 type app struct {
+	stdin          *os.File
 	stdout, stderr io.Writer
 	getenv         func(string) string
 
@@ -42,7 +43,7 @@ type app struct {
 // Main runs one command line and gives its exit code. It ends, with whatever
 // it started, when ctx does.
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	a := &app{stdout: stdout, stderr: stderr, getenv: os.Getenv}
+	a := &app{stdin: os.Stdin, stdout: stdout, stderr: stderr, getenv: os.Getenv}
 	root := a.root()
 	root.SetArgs(args)
 	root.SetOut(stdout)
@@ -98,6 +99,10 @@ func commands(a *app) []*cobra.Command {
 		newUpCommand(a),
 		newPingCommand(a),
 		newDevicesCommand(a),
+		newLogsCommand(a),
+		newExecCommand(a),
+		newShellCommand(a),
+		newResultCommand(a),
 		newAuditCommand(a),
 		newLabelCommand(a),
 		newProvisionCommand(a),

@@ -17,6 +17,7 @@ type input struct {
 	told     int64 // read, when the caller was last told of the credit
 	eof      bool
 	gap      bool // something before what came is missing
+	closed   bool // nobody reads any more
 }
 
 // take takes in a chunk, or the end. It is false for more than the credit
@@ -33,7 +34,8 @@ func (in *input) take(seq uint64, data []byte, eof bool) bool {
 		return false
 	}
 	in.seq, in.gap = seq, false
-	if in.eof {
+	if in.eof || in.closed {
+		in.read += int64(len(data))
 		return true
 	}
 	in.eof = eof
@@ -57,7 +59,7 @@ func (in *input) readLocked(p []byte) (n int, more bool) {
 	}
 	in.held -= int64(n)
 	in.read += int64(n)
-	return n, n > 0 || !in.eof
+	return n, n > 0 || !(in.eof || in.closed)
 }
 
 // untold tells whether the caller could send much more than it knows of.
@@ -94,4 +96,13 @@ func (r stdin) Read(p []byte) (int, error) {
 		}
 		s.changed.Wait()
 	}
+}
+
+// CloseInput ends reads of standard input: nobody takes any more. What the caller
+// still sends is dropped.
+func (s *Session) CloseInput() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.in.closed, s.in.chunks, s.in.held = true, nil, 0
+	s.changed.Broadcast()
 }
