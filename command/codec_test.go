@@ -24,10 +24,11 @@ func TestChangingRequestsMeanOneThing(t *testing.T) {
 		`{"argv":["ls"]}]`:                                          "after top-level value",
 		`["ls"]`:                                                    "want a JSON object",
 		`null`:                                                      "want a JSON object",
-		`{"argv":"ls"}`:                                             "cannot unmarshal",
+		`{"argv":"ls"}`:                                             "argv: want a list",
+		`{"argv":["ls",2]}`:                                         "argv[1]: want a string",
 		`{"argv":["ls"]`:                                            "EOF",
 		"\ufeff{}":                                                  "want a JSON object",
-		`{"argv":` + strings.Repeat("[", 200_000):                   "nested deeper", // each level would keep a path of all above it
+		`{"argv":` + strings.Repeat("[", 200_000):                   "argv[0]: want a string",
 		`{"argv":["` + strings.Repeat("x", MaxDocument) + `"]}`:     "more than the 524288 allowed",
 	} {
 		_, err := DecodeRequest[ExecRequest](VerbExec, []byte(payload))

@@ -61,6 +61,9 @@ type ServiceStatus struct {
 	Restarts    int        `json:"restarts"`
 	ExitCode    *int       `json:"exit_code,omitempty"`
 	LastError   string     `json:"last_error,omitempty"`
+	Health      string     `json:"health,omitempty"`   // starting, healthy or unhealthy; empty: no health check
+	Progress    string     `json:"progress,omitempty"` // of a pull, for people: "3.1 of 12.0 MB"
+	NextTry     *time.Time `json:"next_try,omitempty"` // in phase backoff: when it is tried again
 }
 
 // Condition types of a status.
@@ -75,6 +78,12 @@ const (
 	// ConditionStatusTruncated: the status would be too large with every deployment
 	// in it.
 	ConditionStatusTruncated = "StatusTruncated"
+	// ConditionStateNotKept: the desired state could not be written to the state
+	// directory; a restart without the broker would go on from an older one.
+	ConditionStateNotKept = "StateNotKept"
+	// ConditionReady: every deployment is as desired. It is there once a desired
+	// state was received.
+	ConditionReady = "Ready"
 )
 
 // Condition is something about the device that is true or not.

@@ -2,10 +2,12 @@ package command
 
 import (
 	"bytes"
+	"encoding"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"reflect"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 )
@@ -33,9 +35,15 @@ func checkValue(dec *json.Decoder, t reflect.Type, path string, depth int) error
 	for t != nil && t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
+	if t != nil && (reflect.PointerTo(t).Implements(jsonUnmarshaler) || reflect.PointerTo(t).Implements(textUnmarshaler)) {
+		t = nil // it reads itself
+	}
 	token, err := dec.Token()
 	if err != nil {
 		return err
+	}
+	if want := mismatch(token, t); want != "" {
+		return fmt.Errorf("%s: want %s", path, want)
 	}
 	switch token {
 	case json.Delim('{'):
@@ -45,8 +53,8 @@ func checkValue(dec *json.Decoder, t reflect.Type, path string, depth int) error
 		if t != nil && t.Kind() == reflect.Slice {
 			elem = t.Elem()
 		}
-		for dec.More() {
-			if err := checkValue(dec, elem, path+"[]", depth+1); err != nil {
+		for i := 0; dec.More(); i++ {
+			if err := checkValue(dec, elem, path+"["+strconv.Itoa(i)+"]", depth+1); err != nil {
 				return err
 			}
 		}
@@ -54,6 +62,44 @@ func checkValue(dec *json.Decoder, t reflect.Type, path string, depth int) error
 		return err
 	}
 	return nil
+}
+
+var (
+	jsonUnmarshaler = reflect.TypeFor[json.Unmarshaler]()
+	textUnmarshaler = reflect.TypeFor[encoding.TextUnmarshaler]()
+)
+
+// mismatch tells what t wants where a value that starts with token is something
+// else; the decoder would say so too, without the index of a list's element.
+func mismatch(token json.Token, t reflect.Type) (want string) {
+	if t == nil || token == nil {
+		return ""
+	}
+	ok := true
+	switch t.Kind() {
+	case reflect.Struct, reflect.Map:
+		want, ok = "an object", token == json.Delim('{')
+	case reflect.Slice:
+		if t.Elem().Kind() == reflect.Uint8 {
+			want = "a string"
+			_, ok = token.(string)
+			break
+		}
+		want, ok = "a list", token == json.Delim('[')
+	case reflect.String:
+		want = "a string"
+		_, ok = token.(string)
+	case reflect.Bool:
+		want = "true or false"
+		_, ok = token.(bool)
+	case reflect.Int, reflect.Int32, reflect.Int64, reflect.Uint, reflect.Uint16, reflect.Uint32, reflect.Uint64, reflect.Float64:
+		want = "a number"
+		_, ok = token.(float64)
+	}
+	if ok {
+		return ""
+	}
+	return want
 }
 
 func checkObject(dec *json.Decoder, t reflect.Type, path string, depth int) error {

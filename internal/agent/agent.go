@@ -19,6 +19,7 @@ import (
 	"github.com/harmony-fleet/fleet/internal/agent/spool"
 	"github.com/harmony-fleet/fleet/internal/brokertime"
 	"github.com/harmony-fleet/fleet/internal/engine"
+	"github.com/harmony-fleet/fleet/internal/reconcile"
 )
 
 // Agent is one device's agent. It runs once.
@@ -27,13 +28,16 @@ type Agent struct {
 	log      *slog.Logger
 	bootID   string
 	instance string
-	engine   Engine
 
 	clock  brokertime.Clock
 	state  state
 	server server
 	audit  auditor
 	watch  watcher
+	// runtime keeps containers as desired; nil where RuntimeEnabled is false.
+	runtime     *reconcile.Reconciler
+	engine      *engine.Engine // of logs, exec and shell; nil: there is none
+	closeEngine func() error   // nil: the engine is not the agent's
 
 	ran     atomic.Bool
 	ready   chan struct{}
@@ -78,20 +82,15 @@ func New(o Options) (*Agent, error) {
 		return nil, fmt.Errorf("agent: %w", err)
 	}
 	a := &Agent{
-		opts: o, bootID: kernelBootID(), instance: strings.ToLower(rand.Text()), engine: o.Engine,
+		opts: o, bootID: kernelBootID(), instance: strings.ToLower(rand.Text()),
 		log:   o.Logger.With("device_id", o.DeviceID),
 		ready: make(chan struct{}), ended: make(chan struct{}),
 		events: make(chan event, 8), notices: make(chan *nats.Msg, 32),
 	}
 	a.state = state{now: a.now, changed: make(chan struct{}, 1), runtime: command.RuntimeDisabled}
 	if o.RuntimeEnabled {
-		a.state.runtime = command.RuntimeUnavailable
-		if a.engine == nil {
-			e, err := engine.Open(o.RuntimeSocket)
-			if err != nil {
-				return nil, fmt.Errorf("agent: runtime socket: %w", err)
-			}
-			a.engine = e
+		if err := a.openRuntime(); err != nil {
+			return nil, fmt.Errorf("agent: runtime socket: %w", err)
 		}
 	}
 	a.audit = auditor{
@@ -99,7 +98,7 @@ func New(o Options) (*Agent, error) {
 		state: &a.state, log: a.log, delay: o.AuditDelay, link: a.current.Load,
 	}
 	a.audit.init()
-	a.watch = watcher{device: o.DeviceID, state: &a.state, log: a.log, link: a.current.Load, apply: a.state.setDesired}
+	a.watch = watcher{device: o.DeviceID, state: &a.state, log: a.log, link: a.current.Load, apply: a.desire}
 	a.watch.init()
 	a.server = server{
 		device: o.DeviceID, instance: a.instance, protocol: o.Protocol,
@@ -118,6 +117,34 @@ func New(o Options) (*Agent, error) {
 		a.server.handlers[verb] = h
 	}
 	return a, nil
+}
+
+// openRuntime makes the reconciler and, unless the options bring one, the client
+// of the engine.
+func (a *Agent) openRuntime() error {
+	o := a.opts
+	if o.Engine == nil {
+		e, err := engine.Open(o.RuntimeSocket)
+		if err != nil {
+			return err
+		}
+		o.Engine, a.closeEngine = e, e.Close
+	}
+	a.engine, _ = o.Engine.(*engine.Engine) // nil for a test's
+	a.state.runtime = command.RuntimeUnavailable
+	r := o.Reconcile
+	r.Device, r.Engine, r.Report, r.Logger = o.DeviceID, o.Engine, a.state.setReport, a.log
+	r.RetryMin, r.RetryMax = o.RetryMin, o.RetryMax
+	a.runtime = reconcile.New(r)
+	return nil
+}
+
+// desire takes a new desired state.
+func (a *Agent) desire(d reconcile.Desired) {
+	a.state.setDesired(d)
+	if a.runtime != nil {
+		a.runtime.Set(d)
+	}
 }
 
 // Instance is the random name of this run.
@@ -197,8 +224,8 @@ func (a *Agent) Run(ctx context.Context) error {
 
 	a.audit.task.start(ctx)
 	a.watch.task.start(ctx)
-	if a.opts.RuntimeEnabled {
-		a.tasks.Go(func() { a.watchEngine(ctx) })
+	if a.runtime != nil {
+		a.tasks.Go(func() { a.runRuntime(ctx) })
 	}
 	newLoop(a).run(ctx)
 	close(a.ended)
@@ -224,7 +251,33 @@ func (a *Agent) openState(dir *stateDir) error {
 	if torn != nil {
 		a.damaged("AuditSpool", torn.String())
 	}
+	return a.openDesired(dir)
+}
+
+// openDesired goes on from the desired state of the last run.
+func (a *Agent) openDesired(dir *stateDir) error {
+	kept, found, damage, err := dir.loadDesired(a.opts.DeviceID)
+	if err != nil {
+		return err
+	}
+	if damage != "" {
+		a.damaged("DesiredState", damage)
+	}
+	a.watch.keep = dir.keepDesired
+	if found {
+		a.watch.restore(kept)
+	}
 	return nil
+}
+
+// runRuntime reconciles until ctx ends.
+func (a *Agent) runRuntime(ctx context.Context) {
+	if err := a.runtime.Run(ctx); err != nil {
+		a.log.Error("containers are not kept as desired any more", "error", err)
+	}
+	if a.closeEngine != nil {
+		_ = a.closeEngine() // idle connections
+	}
 }
 
 func (a *Agent) damaged(reason, message string) {
@@ -256,40 +309,3 @@ func (a *Agent) stop(ctx context.Context) {
 
 // lastFlush bounds the attempt to publish audit records at a stop.
 const lastFlush = 2 * time.Second
-
-// watchEngine keeps trying to reach the container engine, and notices when it
-// goes away.
-func (a *Agent) watchEngine(ctx context.Context) {
-	if c, ok := a.engine.(interface{ Close() error }); ok && a.opts.Engine == nil {
-		defer c.Close()
-	}
-	retry := backoff{least: a.opts.RetryMin, most: a.opts.RetryMax}
-	first := true
-	for {
-		ping, cancel := context.WithTimeout(ctx, engineTimeout)
-		err := a.engine.Ping(ping)
-		cancel()
-		if ctx.Err() != nil {
-			return
-		}
-		var wait time.Duration
-		if err == nil {
-			if a.state.setRuntime(command.RuntimeReady) {
-				a.log.Info("the container engine is ready")
-			}
-			retry.reset()
-			wait = jitter(a.opts.RetryMax, 0.1)
-		} else {
-			if a.state.setRuntime(command.RuntimeUnavailable) || first {
-				a.log.Warn("the container engine does not answer; trying again until it does", "error", err)
-			}
-			wait = retry.wait()
-		}
-		first = false
-		if !sleep(ctx, wait) {
-			return
-		}
-	}
-}
-
-const engineTimeout = 5 * time.Second

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -10,18 +9,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go"
-
 	"github.com/harmony-fleet/fleet/command"
 	"github.com/harmony-fleet/fleet/internal/access"
+	"github.com/harmony-fleet/fleet/internal/reconcile"
 )
-
-// desiredDocument is a desired state as it was read: no deployments means that
-// everything is to be removed.
-type desiredDocument struct {
-	revision    uint64
-	deployments map[string]command.Score
-}
 
 // watcher follows the desired state. A write of the key reaches the device as a
 // plain message, which is only a hint: messages can be lost, and anybody's
@@ -34,12 +25,15 @@ type watcher struct {
 	link   func() *link
 	task   task
 	retry  backoff
-	// apply takes each new document; the reconciler will be here.
-	apply func(desiredDocument)
+	// keep stores what was read, for a start without a broker.
+	keep func(keptDesired) error
+	// apply takes each new document. One without deployments means that everything
+	// is to be removed.
+	apply func(reconcile.Desired)
 
 	mu   sync.Mutex
-	hint bool   // a write was announced and not found yet
-	seen uint64 // newest revision read
+	hint bool        // a write was announced and not found yet
+	seen keptDesired // the newest that was read
 }
 
 // hintWaits are the pauses between looks for a write that was announced: the
@@ -101,70 +95,56 @@ func (w *watcher) readOnce(ctx context.Context, l *link) (newer bool, err error)
 	if got := msg.Header.Get("Nats-Subject"); got != subject {
 		return false, fmt.Errorf("the broker answered with subject %.80q instead of %s", got, subject)
 	}
-	revision, err := strconv.ParseUint(msg.Header.Get("Nats-Sequence"), 10, 64)
-	if err != nil {
+	read := keptDesired{DeviceID: w.device, document: msg.Data}
+	if read.Revision, err = strconv.ParseUint(msg.Header.Get("Nats-Sequence"), 10, 64); err != nil {
 		return false, errors.New("the broker's answer carries no sequence number")
+	}
+	if read.Stored, err = time.Parse(time.RFC3339Nano, msg.Header.Get("Nats-Time-Stamp")); err != nil {
+		return false, errors.New("the broker's answer carries no time")
+	}
+	if op := msg.Header.Get("KV-Operation"); op == "DEL" || op == "PURGE" {
+		read.Deleted, read.document = true, nil
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if revision <= w.seen {
+	if !read.newerThan(w.seen) {
 		return false, nil
 	}
-	w.seen = revision
-	w.take(revision, msg)
+	w.seen = read
+	w.take(read)
 	return true, nil
 }
 
+// restore takes up what an earlier run kept.
+func (w *watcher) restore(kept keptDesired) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.seen = kept
+	if doc, err := kept.decode(); err == nil {
+		w.log.Info("going on from the desired state of the last run", "revision", kept.Revision, "deployments", len(doc.Deployments))
+		w.apply(reconcile.Desired{Revision: kept.Revision, State: doc})
+	}
+}
+
 // take decodes a new revision and hands it on.
-func (w *watcher) take(revision uint64, msg *nats.Msg) {
-	if op := msg.Header.Get("KV-Operation"); op == "DEL" || op == "PURGE" {
-		w.log.Info("desired state was deleted: everything is to be removed", "revision", revision)
-		w.apply(desiredDocument{revision: revision})
-		return
-	}
-	doc, err := command.DecodeDocument[command.DesiredState](msg.Data)
+func (w *watcher) take(read keptDesired) {
+	doc, err := read.decode()
 	if err != nil {
-		w.log.Error("desired state cannot be read; what ran before goes on", "revision", revision, "error", err)
-		w.state.setUnreadable(revision, fmt.Sprintf("revision %d: %v", revision, err))
+		w.log.Error("desired state cannot be read; what ran before goes on", "revision", read.Revision, "error", err)
+		w.state.setUnreadable(read.Revision, fmt.Sprintf("revision %d: %v", read.Revision, err))
 		return
 	}
-	w.log.Info("desired state received", "revision", revision, "deployments", len(doc.Deployments))
-	for name, score := range doc.Deployments {
-		if e := checkScore(score); e != nil {
-			w.log.Error("a deployment is rejected", "deployment", cut(name, 80), "revision", revision, "error", e.Message)
-		}
+	if read.Deleted {
+		w.log.Info("desired state was deleted: everything is to be removed", "revision", read.Revision)
+	} else {
+		w.log.Info("desired state received", "revision", read.Revision, "deployments", len(doc.Deployments))
 	}
-	w.apply(desiredDocument{revision: revision, deployments: doc.Deployments})
-}
-
-// checkScore refuses what this agent cannot run, whatever the engine.
-func checkScore(score command.Score) *command.Error {
-	if score.Type != command.ScorePodmanV0 {
-		return command.NewError(command.KindBadRequest, "score type %.80q is not known to this agent; it knows %s", score.Type, command.ScorePodmanV0)
+	// Before anything is done about it: what runs is then never newer than what the
+	// next run knows.
+	err = w.keep(read)
+	if err != nil {
+		w.log.Error("desired state cannot be kept; a restart without the broker would go on from an older one", "revision", read.Revision, "error", err)
 	}
-	var data command.PodmanV0
-	if err := json.Unmarshal(score.Data, &data); err != nil {
-		return command.NewError(command.KindBadRequest, "data of a %s score: %v", command.ScorePodmanV0, err)
-	}
-	return nil
-}
-
-// scoreStatus is where a deployment stands on an agent that does not run
-// containers yet.
-func scoreStatus(score command.Score, revision uint64, runtime command.RuntimeState) command.DeploymentStatus {
-	status := command.DeploymentStatus{Revision: revision}
-	fail := func(phase command.Phase, e *command.Error) command.DeploymentStatus {
-		status.Phase, status.Error = phase, &command.ErrorDetail{Kind: e.Kind, Message: cut(e.Message, 512)}
-		return status
-	}
-	if e := checkScore(score); e != nil {
-		return fail(command.PhaseRejected, e)
-	}
-	switch runtime {
-	case command.RuntimeDisabled:
-		return fail(command.PhaseRuntimeUnavailable, command.NewError(command.KindRuntimeUnavailable, "this agent has no container engine: runtime_enabled = false"))
-	case command.RuntimeUnavailable:
-		return fail(command.PhaseRuntimeUnavailable, command.NewError(command.KindRuntimeUnavailable, "the container engine does not answer"))
-	}
-	return fail(command.PhasePending, command.NewError(command.KindRuntimeUnavailable, "the engine is ready, but this version of the agent does not run containers yet"))
+	w.state.setKept(err)
+	w.apply(reconcile.Desired{Revision: read.Revision, State: doc})
 }

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,6 +10,7 @@ import (
 	"github.com/harmony-fleet/fleet/internal/agent/spool"
 	"github.com/harmony-fleet/fleet/internal/agent/workload"
 	"github.com/harmony-fleet/fleet/internal/natsconn"
+	"github.com/harmony-fleet/fleet/internal/reconcile"
 	"github.com/harmony-fleet/fleet/internal/version"
 )
 
@@ -40,7 +40,7 @@ type Options struct {
 	// unix:///run/podman/podman.sock; default [engine.DefaultSocket].
 	RuntimeSocket string
 	// Engine replaces the engine behind RuntimeSocket; the agent does not close it.
-	Engine Engine
+	Engine reconcile.Engine
 
 	// Policy is what the device allows of logs, exec and shell.
 	Policy workload.Policy
@@ -82,6 +82,9 @@ type Options struct {
 	// RetryMin and RetryMax bound the jittered waits between attempts to connect, or
 	// to find the engine; default 1 s and 30 s.
 	RetryMin, RetryMax time.Duration
+	// Reconcile tunes how containers are kept as desired. Device, Engine, Report,
+	// RetryMin, RetryMax and Logger are set by the agent.
+	Reconcile reconcile.Options
 
 	// Version is reported as agent_version; default: the module's.
 	Version string
@@ -93,12 +96,6 @@ type Options struct {
 	Now func() time.Time
 	// Logger gets the agent's log; nil discards it.
 	Logger *slog.Logger
-}
-
-// Engine is the container engine, as far as the agent needs it.
-type Engine interface {
-	// Ping fails where the engine does not answer by the end of ctx.
-	Ping(ctx context.Context) error
 }
 
 func (o *Options) setDefaults() {

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/harmony-fleet/fleet/command"
+	"github.com/harmony-fleet/fleet/internal/reconcile"
 )
 
 // state is what the status tells. Whoever changes it calls one of the setters,
@@ -19,7 +21,7 @@ type state struct {
 	mu          sync.Mutex
 	runtime     command.RuntimeState
 	revision    uint64 // last desired state received
-	desired     *desiredDocument
+	reported    uint64 // revision that deployments speak of
 	deployments map[string]command.DeploymentStatus
 	conditions  map[string]command.Condition
 }
@@ -43,28 +45,77 @@ func (s *state) desiredRevision() uint64 {
 	return s.revision
 }
 
-// setRuntime tells whether it is news.
-func (s *state) setRuntime(r command.RuntimeState) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.runtime == r {
-		return false
-	}
-	s.runtime = r
-	s.evaluate()
-	s.wake()
-	return true
-}
-
 // setDesired takes a document that could be read.
-func (s *state) setDesired(doc desiredDocument) {
+func (s *state) setDesired(d reconcile.Desired) {
 	s.mu.Lock()
-	s.revision = doc.revision
-	s.desired = &doc
-	s.evaluate()
+	s.revision = d.Revision
+	if s.runtime == command.RuntimeDisabled {
+		s.reported, s.deployments = d.Revision, withoutEngine(d)
+	}
 	s.mu.Unlock()
 	s.setCondition(command.ConditionDesiredStateInvalid, false, "", "")
+	s.judge()
 	s.wake()
+}
+
+// withoutEngine is where deployments stand on an agent that runs no containers.
+func withoutEngine(d reconcile.Desired) map[string]command.DeploymentStatus {
+	services, rejected := d.State.Split()
+	all := make(map[string]command.DeploymentStatus, len(services)+len(rejected))
+	for name := range services {
+		all[name] = command.DeploymentStatus{
+			Revision: d.Revision, Phase: command.PhaseRuntimeUnavailable,
+			Error: reconcile.Unavailable("this agent has no container engine: runtime_enabled = false"),
+		}
+	}
+	for name, e := range rejected {
+		all[name] = command.DeploymentStatus{
+			Revision: d.Revision, Phase: command.PhaseRejected, Error: &command.ErrorDetail{Kind: e.Kind, Message: cut(e.Message, 512)},
+		}
+	}
+	return all
+}
+
+// setReport takes what the reconciler tells.
+func (s *state) setReport(r reconcile.Report) {
+	s.mu.Lock()
+	s.runtime, s.reported, s.deployments = r.Runtime, r.Revision, r.Deployments
+	s.mu.Unlock()
+	s.judge()
+	s.wake()
+}
+
+// setKept notes whether the desired state could be kept.
+func (s *state) setKept(err error) {
+	if err != nil {
+		s.setCondition(command.ConditionStateNotKept, true, "WriteFailed", err.Error())
+		return
+	}
+	s.setCondition(command.ConditionStateNotKept, false, "", "")
+}
+
+// judge tells whether the device is as desired.
+func (s *state) judge() {
+	s.mu.Lock()
+	revision, reported, deployments := s.revision, s.reported, s.deployments
+	s.mu.Unlock()
+	if revision == 0 {
+		return
+	}
+	var not []string
+	if reported != revision {
+		not = append(not, fmt.Sprintf("revision %d is not taken up", revision))
+	}
+	for _, name := range slices.Sorted(maps.Keys(deployments)) {
+		if phase := deployments[name].Phase; phase != command.PhaseRunning && phase != command.PhaseExited {
+			not = append(not, cut(name, 80)+" is "+string(phase))
+		}
+	}
+	if len(not) == 0 {
+		s.setCondition(command.ConditionReady, true, "AsDesired", "")
+		return
+	}
+	s.setCondition(command.ConditionReady, false, "NotAsDesired", strings.Join(not, ", "))
 }
 
 // setUnreadable notes that a revision was received and could not be read. What
@@ -74,34 +125,25 @@ func (s *state) setUnreadable(revision uint64, reason string) {
 	s.revision = revision
 	s.mu.Unlock()
 	s.setCondition(command.ConditionDesiredStateInvalid, true, "NotReadable", reason)
+	s.judge()
 	s.wake()
 }
 
-// evaluate is one step of a reconciler that runs no containers yet.
-func (s *state) evaluate() {
-	if s.desired == nil {
-		return
-	}
-	s.deployments = make(map[string]command.DeploymentStatus, len(s.desired.deployments))
-	for name, score := range s.desired.deployments {
-		s.deployments[name] = scoreStatus(score, s.desired.revision, s.runtime)
-	}
-}
-
 // setCondition tells whether the status of the condition changed. One that was
-// never true is not kept.
+// never true is not kept, except Ready.
 func (s *state) setCondition(kind string, status bool, reason, message string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old, known := s.conditions[kind]
-	if !known && !status {
+	if !known && !status && kind != command.ConditionReady {
 		return false
 	}
 	news := !known || old.Status != status
+	message = cut(message, 512)
 	if !news && old.Reason == reason && old.Message == message {
 		return false
 	}
-	c := command.Condition{Type: kind, Status: status, Reason: reason, Message: cut(message, 512), Since: old.Since}
+	c := command.Condition{Type: kind, Status: status, Reason: reason, Message: message, Since: old.Since}
 	if news {
 		c.Since = s.now().UTC()
 	}

@@ -16,6 +16,7 @@ const (
 	lockFile      = "lock"
 	auditFile     = "audit.spool"
 	instancesFile = "instances.json"
+	desiredFile   = "desired-state"
 )
 
 // stateDir is the directory in which the agent keeps what must survive a

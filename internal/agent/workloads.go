@@ -6,14 +6,12 @@ import (
 
 	"github.com/harmony-fleet/fleet/command"
 	"github.com/harmony-fleet/fleet/internal/agent/workload"
-	"github.com/harmony-fleet/fleet/internal/engine"
 )
 
 // serveWorkloads takes up logs, exec and shell.
 func (a *Agent) serveWorkloads() {
-	e, _ := a.engine.(*engine.Engine) // nil: no containers, or a test's engine
 	w := workload.New(workload.Options{
-		DeviceID: a.opts.DeviceID, Engine: e, Sessions: a.server.sessions, Policy: a.opts.Policy, Log: a.log,
+		DeviceID: a.opts.DeviceID, Engine: a.engine, Sessions: a.server.sessions, Policy: a.opts.Policy, Log: a.log,
 		Record: func(rec *command.AuditRecord) { a.audit.record(rec, rec.Verb.Changes()) },
 	})
 	for verb, handle := range map[command.Verb]func(context.Context, workload.Call) (any, error){

@@ -103,6 +103,7 @@ func commands(a *app) []*cobra.Command {
 		newExecCommand(a),
 		newShellCommand(a),
 		newResultCommand(a),
+		newDesiredCommand(a),
 		newAuditCommand(a),
 		newLabelCommand(a),
 		newProvisionCommand(a),

@@ -1,20 +1,36 @@
 // Package engine reaches the container engine, Podman or Docker, by the Docker
-// Engine API that both speak on their socket.
+// Engine API that both speak on their socket. It is the only place of the
+// project that does.
 //
 //	e, err := engine.Open("unix:///run/podman/podman.sock")
 //	defer e.Close()
-//	err = e.Ping(ctx)
+//	list, err := e.Containers(ctx, "vm-device-00")
+//	id, err := e.Create(ctx, engine.Spec{…})
+//	err = e.Start(ctx, id)
+//
+// Containers that it makes carry [Labels], which say whose they are; it lists
+// only those of one device, and whoever uses it acts on nothing else. Errors
+// match [ErrNotFound], [ErrConflict] and [ErrUnavailable] where they are such.
 package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
+	"github.com/containerd/errdefs"
 	"github.com/docker/docker/client"
 )
 
 // DefaultSocket is where Podman listens when it runs as root.
 const DefaultSocket = "unix:///run/podman/podman.sock"
+
+// What an error of the engine may be, for errors.Is.
+var (
+	ErrNotFound    = errors.New("not found")
+	ErrConflict    = errors.New("conflict") // for example a name in use
+	ErrUnavailable = errors.New("container engine unavailable")
+)
 
 // Engine is a client of one engine. It is safe for concurrent use.
 type Engine struct {
@@ -39,11 +55,32 @@ func Open(socket string) (*Engine, error) {
 // Ping fails where the engine does not answer by the end of ctx. The version of
 // the API is agreed upon with the first answer.
 func (e *Engine) Ping(ctx context.Context) error {
-	if _, err := e.client.Ping(ctx); err != nil {
-		return fmt.Errorf("container engine at %s: %w", e.socket, err)
-	}
-	return nil
+	_, err := e.client.Ping(ctx)
+	return e.fault(err, "container engine at "+e.socket)
 }
 
 // Close lets go of idle connections.
 func (e *Engine) Close() error { return e.client.Close() }
+
+// fault says what failed, and what kind of error it is.
+func (e *Engine) fault(err error, what string) error {
+	switch {
+	case err == nil:
+		return nil
+	case client.IsErrConnectionFailed(err):
+		return fmt.Errorf("%s: %w", what, kinded{err, ErrUnavailable})
+	case errdefs.IsNotFound(err):
+		return fmt.Errorf("%s: %w", what, kinded{err, ErrNotFound})
+	case errdefs.IsConflict(err):
+		return fmt.Errorf("%s: %w", what, kinded{err, ErrConflict})
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+// kinded is an error of the engine with its kind.
+type kinded struct {
+	error
+	kind error
+}
+
+func (k kinded) Unwrap() []error { return []error{k.error, k.kind} }

@@ -10,46 +10,6 @@ import (
 
 	"github.com/docker/docker/api/types"
 	"github.com/docker/docker/api/types/container"
-	"github.com/docker/docker/api/types/filters"
-)
-
-// Workload is a container that runs a service of the device.
-type Workload struct {
-	ID         string
-	Deployment string
-	Service    string
-	Running    bool
-	Created    time.Time
-}
-
-// Name is the one that is unique on the device.
-func (w Workload) Name() string { return w.Deployment + "/" + w.Service }
-
-// Workloads lists the containers of the device, running or not.
-func (e *Engine) Workloads(ctx context.Context, device string) ([]Workload, error) {
-	list, err := e.client.ContainerList(ctx, container.ListOptions{
-		All: true, Filters: filters.NewArgs(filters.Arg("label", workloadDevice+"="+device)),
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list containers: %w", err)
-	}
-	var found []Workload
-	for _, c := range list {
-		if c.Labels[workloadDevice] != device { // whatever the filter did
-			continue
-		}
-		found = append(found, Workload{
-			ID: c.ID, Deployment: c.Labels[workloadDeployment], Service: c.Labels[workloadService],
-			Running: c.State == "running", Created: time.Unix(c.Created, 0),
-		})
-	}
-	return found, nil
-}
-
-const (
-	workloadDevice     = "dev.harmony.fleet.device"
-	workloadDeployment = "dev.harmony.fleet.deployment"
-	workloadService    = "dev.harmony.fleet.service"
 )
 
 // LogsOptions say which output of a container is wanted.
@@ -73,7 +33,7 @@ func (e *Engine) Logs(ctx context.Context, id string, o LogsOptions) (io.ReadClo
 	}
 	r, err := e.client.ContainerLogs(ctx, id, opts)
 	if err != nil {
-		return nil, fmt.Errorf("read the logs of container %.12s: %w", id, err)
+		return nil, e.fault(err, "read the logs of container "+short(id))
 	}
 	return r, nil
 }
@@ -99,7 +59,7 @@ type Facts struct {
 func (e *Engine) Facts(ctx context.Context, id string) (Facts, error) {
 	c, err := e.client.ContainerInspect(ctx, id)
 	if err != nil {
-		return Facts{}, fmt.Errorf("inspect container %.12s: %w", id, err)
+		return Facts{}, e.fault(err, "inspect container "+short(id))
 	}
 	f := Facts{LogPath: c.LogPath}
 	if c.State != nil {
@@ -144,7 +104,7 @@ func (e *Engine) CreateExec(ctx context.Context, id string, s ExecSpec) (*Exec, 
 		AttachStdin: s.Stdin, AttachStdout: true, AttachStderr: !s.TTY,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("exec in container %.12s: %w", id, err)
+		return nil, e.fault(err, "exec in container "+short(id))
 	}
 	return &Exec{ID: created.ID, TTY: s.TTY, engine: e}, nil
 }
@@ -153,7 +113,7 @@ func (e *Engine) CreateExec(ctx context.Context, id string, s ExecSpec) (*Exec, 
 func (x *Exec) Start(ctx context.Context) error {
 	conn, err := x.engine.client.ContainerExecAttach(ctx, x.ID, container.ExecAttachOptions{Tty: x.TTY})
 	if err != nil {
-		return fmt.Errorf("start exec %.12s: %w", x.ID, err)
+		return x.engine.fault(err, "start exec "+short(x.ID))
 	}
 	x.conn = conn
 	return nil
@@ -176,7 +136,7 @@ func (x *Exec) Close() { x.conn.Close() }
 func (x *Exec) State(ctx context.Context) (ExecState, error) {
 	s, err := x.engine.client.ContainerExecInspect(ctx, x.ID)
 	if err != nil {
-		return ExecState{}, fmt.Errorf("inspect exec %.12s: %w", x.ID, err)
+		return ExecState{}, x.engine.fault(err, "inspect exec "+short(x.ID))
 	}
 	return ExecState{Running: s.Running, ExitCode: s.ExitCode, PID: s.Pid}, nil
 }
@@ -184,31 +144,33 @@ func (x *Exec) State(ctx context.Context) (ExecState, error) {
 // Resize sets the size of the program's terminal.
 func (x *Exec) Resize(ctx context.Context, rows, cols uint16) error {
 	if err := x.engine.client.ContainerExecResize(ctx, x.ID, container.ResizeOptions{Height: uint(rows), Width: uint(cols)}); err != nil {
-		return fmt.Errorf("resize exec %.12s: %w", x.ID, err)
+		return x.engine.fault(err, "resize exec "+short(x.ID))
 	}
 	return nil
 }
 
 // Find picks the container that a caller means by name: a service, or
-// deployment/service. Of several of one service, of which at most one runs while
-// it is being replaced, it is the one that runs, else the newest.
-func Find(all []Workload, name string) (found []Workload) {
+// deployment/service. Of several of one service, as there are while it is being
+// replaced, it is the one that runs, else the newest. More than one is found
+// where the name is not unique.
+func Find(all []Container, name string) (found []Container) {
 	deployment, service, qualified := strings.Cut(name, "/")
 	if !qualified {
 		deployment, service = "", name
 	}
-	best := map[string]Workload{}
-	for _, w := range all {
-		if w.Service != service || (qualified && w.Deployment != deployment) {
+	best := map[string]Container{}
+	for _, c := range all {
+		if c.Labels.Service != service || (qualified && c.Labels.Deployment != deployment) {
 			continue
 		}
-		old, seen := best[w.Deployment]
-		if !seen || (w.Running && !old.Running) || (w.Running == old.Running && w.Created.After(old.Created)) {
-			best[w.Deployment] = w
+		old, seen := best[c.Labels.Deployment]
+		runs, ran := c.State == StateRunning, old.State == StateRunning
+		if !seen || (runs && !ran) || (runs == ran && c.Created.After(old.Created)) {
+			best[c.Labels.Deployment] = c
 		}
 	}
-	for _, w := range best {
-		found = append(found, w)
+	for _, c := range best {
+		found = append(found, c)
 	}
 	return found
 }

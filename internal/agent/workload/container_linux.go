@@ -2,31 +2,30 @@ package workload
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
 	"time"
-
-	"github.com/containerd/errdefs"
 
 	"github.com/harmony-fleet/fleet/command"
 	"github.com/harmony-fleet/fleet/internal/engine"
 )
 
 // prepareContainer checks that a program can be run, and ended, in a container.
-func (s *Server) prepareContainer(ctx context.Context, c Call, p program, w engine.Workload) (func(context.Context) (process, error), error) {
+func (s *Server) prepareContainer(ctx context.Context, c Call, p program, w engine.Container) (func(context.Context) (process, error), error) {
 	facts, err := s.o.Engine.Facts(ctx, w.ID)
 	if err != nil {
 		return nil, s.engineFault(err, w)
 	}
 	if !facts.Running {
-		return nil, command.NewError(command.KindNotFound, "the container %s does not run", w.Name())
+		return nil, command.NewError(command.KindNotFound, "the container %s does not run", nameOf(w))
 	}
 	mount, err := os.Readlink(mountNamespace(facts.PID))
 	own, ownErr := os.Readlink(mountNamespace(os.Getpid()))
 	if err != nil || ownErr != nil || mount == own {
 		return nil, command.NewError(command.KindRuntimeUnavailable,
-			"this agent cannot see the processes of the container %s, and so could not end what %s starts; run the agent in the host's PID namespace, as a user that may signal them", w.Name(), c.Verb)
+			"this agent cannot see the processes of the container %s, and so could not end what %s starts; run the agent in the host's PID namespace, as a user that may signal them", nameOf(w), c.Verb)
 	}
 	return func(ctx context.Context) (process, error) {
 		x, err := s.o.Engine.CreateExec(ctx, w.ID, engine.ExecSpec{
@@ -38,7 +37,7 @@ func (s *Server) prepareContainer(ctx context.Context, c Call, p program, w engi
 		if err := x.Start(ctx); err != nil {
 			return nil, s.engineFault(err, w)
 		}
-		proc := &containerProcess{exec: x, name: w.Name(), mount: mount}
+		proc := &containerProcess{exec: x, name: nameOf(w), mount: mount}
 		if p.tty {
 			// Before the program could look at it. One that has ended already needs none.
 			_ = proc.Resize(p.rows, p.cols)
@@ -50,14 +49,14 @@ func (s *Server) prepareContainer(ctx context.Context, c Call, p program, w engi
 func mountNamespace(pid int) string { return fmt.Sprintf("/proc/%d/ns/mnt", pid) }
 
 // engineFault is an error of the engine as the caller learns it.
-func (s *Server) engineFault(err error, w engine.Workload) error {
+func (s *Server) engineFault(err error, w engine.Container) error {
 	switch {
-	case errdefs.IsNotFound(err):
-		return command.NewError(command.KindNotFound, "the container %s was removed meanwhile", w.Name())
-	case errdefs.IsConflict(err):
-		return command.NewError(command.KindNotFound, "the container %s does not run", w.Name())
+	case errors.Is(err, engine.ErrNotFound):
+		return command.NewError(command.KindNotFound, "the container %s was removed meanwhile", nameOf(w))
+	case errors.Is(err, engine.ErrConflict):
+		return command.NewError(command.KindNotFound, "the container %s does not run", nameOf(w))
 	}
-	s.log.Error("the container engine refused to run a program", "container", w.Name(), "error", err)
+	s.log.Error("the container engine refused to run a program", "container", nameOf(w), "error", err)
 	return command.NewError(command.KindRuntimeUnavailable, "the container engine could not run the program; the agent's log says why")
 }
 
@@ -109,7 +108,7 @@ func (p *containerProcess) Wait(ctx context.Context) (int, error) {
 	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
 		state, err := p.exec.State(ctx)
 		switch {
-		case errdefs.IsNotFound(err):
+		case errors.Is(err, engine.ErrNotFound):
 			return 0, command.NewError(command.KindStartedNoResult, "the container %s was removed while the program ran; its exit code is not known", p.name)
 		case err != nil:
 			return 0, err

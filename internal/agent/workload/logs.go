@@ -41,7 +41,7 @@ func (s *Server) Logs(ctx context.Context, c Call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &follower{server: s, session: sess, name: w.Name(), options: o, reopen: request.Reopen && request.Follow}
+	f := &follower{server: s, session: sess, name: nameOf(w), options: o, reopen: request.Reopen && request.Follow}
 	sess.Serve(func(ctx context.Context) session.Result { return f.run(ctx, w) }, s.ended(c, sess, c.Now()))
 	return command.SessionReply{Session: sess.ID()}, nil
 }
@@ -66,7 +66,7 @@ type follower struct {
 	reopen  bool
 }
 
-func (f *follower) run(ctx context.Context, w engine.Workload) session.Result {
+func (f *follower) run(ctx context.Context, w engine.Container) session.Result {
 	o := f.options
 	for {
 		err := f.copy(ctx, w.ID, o)
@@ -119,10 +119,10 @@ const (
 
 // successor waits for the container that replaces old. Without reopen it only
 // tells the reader that there is one.
-func (f *follower) successor(ctx context.Context, old engine.Workload) (engine.Workload, bool) {
+func (f *follower) successor(ctx context.Context, old engine.Container) (engine.Container, bool) {
 	began, told := time.Now(), false
 	for {
-		all, err := f.server.o.Engine.Workloads(ctx, f.server.o.DeviceID)
+		all, err := f.server.o.Engine.Containers(ctx, f.server.o.DeviceID)
 		if err == nil {
 			for _, w := range engine.Find(all, f.name) {
 				if w.ID == old.ID {
@@ -137,7 +137,7 @@ func (f *follower) successor(ctx context.Context, old engine.Workload) (engine.W
 			}
 		}
 		if !f.reopen {
-			return engine.Workload{}, false
+			return engine.Container{}, false
 		}
 		if !told && time.Since(began) > lookFor {
 			told = true
@@ -145,7 +145,7 @@ func (f *follower) successor(ctx context.Context, old engine.Workload) (engine.W
 		}
 		select {
 		case <-ctx.Done():
-			return engine.Workload{}, false
+			return engine.Container{}, false
 		case <-time.After(lookEvery):
 		}
 	}

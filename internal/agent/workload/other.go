@@ -9,7 +9,7 @@ import (
 	"github.com/harmony-fleet/fleet/internal/engine"
 )
 
-func (s *Server) prepareContainer(_ context.Context, c Call, _ program, _ engine.Workload) (func(context.Context) (process, error), error) {
+func (s *Server) prepareContainer(_ context.Context, c Call, _ program, _ engine.Container) (func(context.Context) (process, error), error) {
 	return nil, notHere(c)
 }
 

@@ -55,34 +55,34 @@ type Call struct {
 }
 
 // locate finds the container that the caller means and is allowed to.
-func (s *Server) locate(ctx context.Context, verb command.Verb, name string) (engine.Workload, error) {
+func (s *Server) locate(ctx context.Context, verb command.Verb, name string) (engine.Container, error) {
 	if name == "" {
-		return engine.Workload{}, command.NewError(command.KindBadRequest, "%s: name a container: a service, or deployment/service", verb)
+		return engine.Container{}, command.NewError(command.KindBadRequest, "%s: name a container: a service, or deployment/service", verb)
 	}
 	if s.o.Engine == nil {
-		return engine.Workload{}, command.NewError(command.KindRuntimeUnavailable, "this device runs no containers: its agent has no container engine")
+		return engine.Container{}, command.NewError(command.KindRuntimeUnavailable, "this device runs no containers: its agent has no container engine")
 	}
-	all, err := s.o.Engine.Workloads(ctx, s.o.DeviceID)
+	all, err := s.o.Engine.Containers(ctx, s.o.DeviceID)
 	if err != nil {
 		s.log.Error("the container engine cannot be asked", "error", err)
-		return engine.Workload{}, command.NewError(command.KindRuntimeUnavailable, "the container engine of this device does not answer")
+		return engine.Container{}, command.NewError(command.KindRuntimeUnavailable, "the container engine of this device does not answer")
 	}
 	found := engine.Find(all, name)
 	switch len(found) {
 	case 1:
-		return found[0], s.o.Policy.container(verb, found[0].Deployment, found[0].Service)
+		return found[0], s.o.Policy.container(verb, found[0].Labels.Deployment, found[0].Labels.Service)
 	case 0:
-		return engine.Workload{}, command.NewError(command.KindNotFound, "no container %.200q on this device; it has %s", name, s.names(verb, all))
+		return engine.Container{}, command.NewError(command.KindNotFound, "no container %.200q on this device; it has %s", name, s.names(verb, all))
 	}
-	return engine.Workload{}, command.NewError(command.KindBadRequest, "%.200q is not unique on this device: say one of %s", name, s.names(verb, found))
+	return engine.Container{}, command.NewError(command.KindBadRequest, "%.200q is not unique on this device: say one of %s", name, s.names(verb, found))
 }
 
 // names lists containers for a message, those that the policy shows.
-func (s *Server) names(verb command.Verb, all []engine.Workload) string {
+func (s *Server) names(verb command.Verb, all []engine.Container) string {
 	var names []string
 	for _, w := range all {
-		if s.o.Policy.container(verb, w.Deployment, w.Service) == nil && !slices.Contains(names, w.Name()) {
-			names = append(names, w.Name())
+		if s.o.Policy.container(verb, w.Labels.Deployment, w.Labels.Service) == nil && !slices.Contains(names, nameOf(w)) {
+			names = append(names, nameOf(w))
 		}
 	}
 	if len(names) == 0 {
@@ -128,3 +128,6 @@ func (s *Server) ended(c Call, sess *session.Session, arrived time.Time) func(se
 			"outcome", rec.Outcome, "stdout", e.Bytes.Stdout, "stderr", e.Bytes.Stderr, "duration", e.Duration)
 	}
 }
+
+// nameOf is the container's name that is unique on the device.
+func nameOf(w engine.Container) string { return w.Labels.Deployment + "/" + w.Labels.Service }

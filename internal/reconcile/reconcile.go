@@ -1,0 +1,345 @@
+// Package reconcile keeps the containers of one device as they are desired.
+//
+//	r := reconcile.New(reconcile.Options{Device: "vm-device-00", Engine: e, Report: report})
+//	r.Set(reconcile.Desired{Revision: 7, State: doc}) // any time, from anywhere
+//	err := r.Run(ctx)                                 // until ctx ends
+//
+// It is level-based: each pass lists the containers that carry the device's
+// labels, compares them with what is desired by a hash of the spec in a label,
+// and starts the next step for whatever differs (plan.go). Steps run beside the
+// passes, one at a time for each service, so that a slow pull or stop holds up
+// nobody else (job.go); when one ends, a pass looks again. Nothing that matters
+// is kept in memory: the names of containers follow from their specs, so an agent
+// that is killed between any two steps neither makes a container twice nor
+// forgets one.
+//
+// Passes are made after a change of the desired state, an event of the engine, or
+// the end of a step, and otherwise every [Options].Resync.
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"reflect"
+	"sync"
+	"time"
+
+	"github.com/harmony-fleet/fleet/command"
+	"github.com/harmony-fleet/fleet/internal/engine"
+)
+
+// Engine is the container engine, as far as a reconciler needs it; package
+// engine documents the methods.
+type Engine interface {
+	Containers(ctx context.Context, device string) ([]engine.Container, error)
+	Inspect(ctx context.Context, id string) (engine.Details, error)
+	Create(ctx context.Context, s engine.Spec) (id string, err error)
+	Start(ctx context.Context, id string) error
+	Stop(ctx context.Context, id string) error
+	Remove(ctx context.Context, id string) error
+	Image(ctx context.Context, ref string) (engine.Image, error)
+	Pull(ctx context.Context, ref string, progress func(engine.Progress)) error
+	Watch(ctx context.Context, device string, changed func(id string)) error
+}
+
+// Options configure a reconciler. Device and Engine are needed; every other
+// field's zero value is its default. Nothing may change after New.
+type Options struct {
+	Device string
+	Engine Engine
+	// Report is called, from Run's goroutine, whenever the report differs from the
+	// last one. It must return soon. nil: nobody is told.
+	Report func(Report)
+
+	// Resync is the time between passes that have no cause, before a jitter of
+	// 10 %; default 30 s.
+	Resync time.Duration
+	// RetryMin and RetryMax bound the waits between attempts to reach the engine;
+	// default 1 s and 30 s.
+	RetryMin, RetryMax time.Duration
+	// BackoffMin and BackoffMax bound the waits before a step that failed, or a
+	// container that ended, is tried again; default 1 s and 5 min.
+	BackoffMin, BackoffMax time.Duration
+	// BackoffReset is how long a container has to run for its earlier ends to be
+	// forgotten; default 5 min.
+	BackoffReset time.Duration
+
+	// Now is the clock of what is reported; default time.Now.
+	Now func() time.Time
+	// Logger gets the log; nil discards it.
+	Logger *slog.Logger
+}
+
+func (o *Options) setDefaults() {
+	def := func(d *time.Duration, value time.Duration) {
+		if *d == 0 {
+			*d = value
+		}
+	}
+	def(&o.Resync, 30*time.Second)
+	def(&o.RetryMin, time.Second)
+	def(&o.RetryMax, max(30*time.Second, o.RetryMin))
+	def(&o.BackoffMin, time.Second)
+	def(&o.BackoffMax, max(5*time.Minute, o.BackoffMin))
+	def(&o.BackoffReset, 5*time.Minute)
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Report == nil {
+		o.Report = func(Report) {}
+	}
+}
+
+// Desired is what a device should run, and the revision under which the broker
+// stored it.
+type Desired struct {
+	Revision uint64
+	State    command.DesiredState
+}
+
+// Report is where everything stands.
+type Report struct {
+	Runtime     command.RuntimeState
+	Fault       string // why the engine is unavailable
+	Revision    uint64 // that Deployments speaks of; 0: no desired state yet
+	Deployments map[string]command.DeploymentStatus
+}
+
+// Reconciler keeps containers as they are desired. It runs once.
+type Reconciler struct {
+	opts Options
+	log  *slog.Logger
+	wake chan struct{} // of capacity 1: a pass is wanted
+	tell chan struct{} // of capacity 1: a report is wanted
+	done chan result   // of steps
+
+	mu    sync.Mutex
+	goal  *goal           // nil: keep what runs
+	dirty map[string]bool // containers that something happened to
+
+	// What follows belongs to Run's goroutine.
+	units    map[key]*unit
+	removals map[string]context.CancelFunc // by container id
+	details  map[string]engine.Details
+	seen     []engine.Container // by the last pass
+	planned  *goal              // the goal of the last pass
+	fault    error              // of the engine
+	looked   bool               // the engine answered once
+	retry    time.Duration
+	last     Report
+	jobs     sync.WaitGroup
+	slots    slots
+}
+
+// goal is a desired state that was read and checked.
+type goal struct {
+	Desired
+	services map[string][]command.Service
+	rejected map[string]*command.Error
+}
+
+// New makes a reconciler that touches nothing before Run.
+func New(o Options) *Reconciler {
+	o.setDefaults()
+	return &Reconciler{
+		opts: o, log: o.Logger, wake: make(chan struct{}, 1), tell: make(chan struct{}, 1), done: make(chan result),
+		dirty: map[string]bool{}, units: map[key]*unit{}, removals: map[string]context.CancelFunc{},
+		details: map[string]engine.Details{}, slots: newSlots(),
+	}
+}
+
+// Set replaces what is desired. A state without deployments removes everything.
+// Of states that follow each other quickly only the last one counts. It may be
+// called at any time from any goroutine.
+func (r *Reconciler) Set(d Desired) {
+	g := &goal{Desired: d}
+	g.services, g.rejected = d.State.Split()
+	r.mu.Lock()
+	r.goal = g
+	r.mu.Unlock()
+	poke(r.wake)
+}
+
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// Run reconciles until ctx ends; then it gives up the steps that are under way,
+// and waits for that. Containers go on running.
+func (r *Reconciler) Run(ctx context.Context) error {
+	steps, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	defer func() { <-ended }()
+	defer func() {
+		cancel()
+		go func() { defer close(ended); r.jobs.Wait() }()
+		for { // the steps hand their results to nobody any more
+			select {
+			case <-r.done:
+			case <-ended:
+				return
+			}
+		}
+	}()
+	r.jobs.Go(func() { r.watch(steps) })
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-r.tell:
+			r.report()
+			continue
+		case res := <-r.done:
+			r.take(res)
+			r.drain()
+		case <-r.wake:
+		case <-timer.C:
+		}
+		next := r.pass(steps)
+		if ctx.Err() != nil {
+			return nil
+		}
+		r.report()
+		timer.Reset(next)
+	}
+}
+
+// drain takes the other results that are there, so that one pass serves all.
+func (r *Reconciler) drain() {
+	for {
+		select {
+		case res := <-r.done:
+			r.take(res)
+		default:
+			return
+		}
+	}
+}
+
+// watch pokes for each event of the engine, and when the stream of events begins
+// or ends.
+func (r *Reconciler) watch(ctx context.Context) {
+	wait := r.opts.RetryMin
+	for ctx.Err() == nil {
+		err := r.opts.Engine.Watch(ctx, r.opts.Device, func(id string) {
+			wait = r.opts.RetryMin
+			if id != "" {
+				r.mu.Lock()
+				r.dirty[id] = true
+				r.mu.Unlock()
+			}
+			poke(r.wake)
+		})
+		if ctx.Err() != nil {
+			return
+		}
+		r.log.Debug("no events of the container engine", "error", err)
+		poke(r.wake)
+		sleep(ctx, jitter(wait, 0.5))
+		wait = min(2*wait, r.opts.RetryMax)
+	}
+}
+
+// listTimeout bounds one look at the engine.
+const listTimeout = 30 * time.Second
+
+// pass looks at everything and starts the steps that can be made now. It returns
+// when to look again without a cause.
+func (r *Reconciler) pass(ctx context.Context) time.Duration {
+	r.mu.Lock()
+	g, dirty := r.goal, r.dirty
+	r.dirty = map[string]bool{}
+	r.mu.Unlock()
+	if err := r.look(ctx, dirty); err != nil {
+		if ctx.Err() != nil {
+			return 0
+		}
+		r.planned = g
+		return r.unavailable(err)
+	}
+	if r.fault != nil || !r.looked {
+		r.log.Info("the container engine is ready")
+		r.fault, r.looked, r.retry = nil, true, 0
+	}
+	next := jitter(r.opts.Resync, 0.1)
+	if g == nil {
+		return next
+	}
+	if r.planned == nil || r.planned.Revision != g.Revision {
+		for name, e := range g.rejected {
+			r.log.Error("a deployment is rejected; what ran of it before goes on", "deployment", command.Printable(name), "revision", g.Revision, "error", e.Message)
+		}
+	}
+	r.planned = g
+	return min(next, r.plan(ctx, g))
+}
+
+// look lists the containers, and inspects those of which not all is known.
+func (r *Reconciler) look(ctx context.Context, dirty map[string]bool) error {
+	ctx, cancel := context.WithTimeout(ctx, listTimeout)
+	defer cancel()
+	list, err := r.opts.Engine.Containers(ctx, r.opts.Device)
+	if err != nil {
+		return err
+	}
+	details := make(map[string]engine.Details, len(list))
+	for i, c := range list {
+		d, known := r.details[c.ID]
+		if !known || d.State != c.State || dirty[c.ID] {
+			d, err = r.opts.Engine.Inspect(ctx, c.ID)
+			switch {
+			case errors.Is(err, engine.ErrNotFound):
+				continue // removed since the list was made
+			case err != nil:
+				return err
+			}
+			list[i].State = d.State // the later one
+		}
+		details[c.ID] = d
+	}
+	r.seen, r.details = list, details
+	return nil
+}
+
+func (r *Reconciler) unavailable(err error) time.Duration {
+	if r.fault == nil {
+		r.log.Warn("the container engine does not answer; trying again until it does", "error", err)
+		r.retry = r.opts.RetryMin
+	}
+	r.fault = err
+	wait := jitter(r.retry, 0.5)
+	r.retry = min(2*r.retry, r.opts.RetryMax)
+	return wait
+}
+
+// report tells where everything stands, if that is news.
+func (r *Reconciler) report() {
+	now := r.status()
+	if !reflect.DeepEqual(now, r.last) {
+		r.last = now
+		r.opts.Report(now)
+	}
+}
+
+func jitter(d time.Duration, share float64) time.Duration {
+	return time.Duration(float64(d) * (1 + share*(2*rand.Float64()-1)))
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}
