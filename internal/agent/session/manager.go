@@ -72,6 +72,8 @@ type Open struct {
 	UID       string // of the verified caller
 	RequestID string
 	Session   command.Session
+	// Timeout is the caller's own bound: what it ends has an exit code and no error.
+	Timeout time.Duration
 	// MaxDuration and IdleTimeout end the session; 0: they do not.
 	MaxDuration, IdleTimeout time.Duration
 }
@@ -90,7 +92,7 @@ func (m *Manager) Open(o Open) (*Session, error) {
 	s := &Session{
 		m: m, key: k, open: o, began: now, heard: now, busy: now, sentAt: now,
 		subject: command.SessionSubject(m.o.Device, o.UID, o.Session.ID),
-		window:  m.o.MaxWindow, controls: make(chan Control, 16), wake: make(chan struct{}, 1),
+		window:  m.o.MaxWindow, controls: make(chan struct{}, 1), wake: make(chan struct{}, 1),
 	}
 	s.changed.L = &s.mu
 	s.out.limit = min(o.Session.Credit, s.window)

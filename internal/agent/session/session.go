@@ -20,6 +20,7 @@ var (
 	ErrLeaseExpired = errors.New("the caller was not heard of for the lease of the session")
 	ErrStopping     = errors.New("the agent stops")
 	ErrMaxDuration  = errors.New("the session reached the longest duration that the agent's policy allows")
+	ErrTimeout      = errors.New("the program ran as long as the caller allowed")
 	ErrIdle         = errors.New("nothing was typed or printed for the idle timeout of the agent's policy")
 	errProtocol     = errors.New("the caller broke the protocol of sessions")
 )
@@ -56,7 +57,7 @@ type Session struct {
 
 	ctx      context.Context
 	cancel   context.CancelCauseFunc
-	controls chan Control
+	controls chan struct{}
 	wake     chan struct{} // the pump has something to look at
 
 	mu      sync.Mutex
@@ -68,6 +69,7 @@ type Session struct {
 	heard   time.Time // when the caller last said something
 	busy    time.Time // when bytes last moved
 	resize  *command.Resize
+	signals []command.Signal
 	tell    bool // a progress message is due
 	notices []string
 	ended   time.Time // when the end was put in out; zero: it was not
@@ -82,9 +84,28 @@ func (s *Session) Context() context.Context { return s.ctx }
 // Stdin is the caller's standard input.
 func (s *Session) Stdin() io.Reader { return stdin{s} }
 
-// Controls brings resizes and signals. Of several resizes that wait only the last
-// one is kept.
-func (s *Session) Controls() <-chan Control { return s.controls }
+// Controls has something in it when NextControl has.
+func (s *Session) Controls() <-chan struct{} { return s.controls }
+
+// NextControl is what the caller asks of the process next. Of several resizes
+// that wait only the last one is kept.
+func (s *Session) NextControl() (c Control, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.resize != nil:
+		c.Resize, s.resize = s.resize, nil
+	case len(s.signals) > 0:
+		c.Signal = &s.signals[0]
+		s.signals = s.signals[1:]
+	default:
+		return Control{}, false
+	}
+	return c, true
+}
+
+// maxSignals is how many signals may wait: those say enough.
+const maxSignals = 16
 
 func (s *Session) cause() error { return context.Cause(s.ctx) }
 
@@ -156,6 +177,13 @@ func (s *Session) tellLocked() {
 	s.poke()
 }
 
+func (s *Session) controlled() {
+	select {
+	case s.controls <- struct{}{}:
+	default:
+	}
+}
+
 // poke wakes the pump.
 func (s *Session) poke() {
 	select {
@@ -199,7 +227,7 @@ func (s *Session) finish(r Result, done func(Ended)) {
 	e.Bytes = command.AuditBytes{Stdin: s.in.received, Stdout: s.stdout, Stderr: s.stderr}
 	s.mu.Unlock()
 	switch cause := s.cause(); {
-	case cause == nil, errors.Is(cause, context.Canceled):
+	case cause == nil, errors.Is(cause, context.Canceled), errors.Is(cause, ErrTimeout):
 	case errors.Is(cause, ErrCancelled):
 		e.Reason = command.EndCancelled
 	case errors.Is(cause, ErrLeaseExpired):
@@ -274,14 +302,12 @@ func (s *Session) control(op command.SessionOp, header map[string][]string, data
 	case command.OpResize:
 		if r, err := command.DecodeSession[command.Resize](data); err == nil {
 			s.resize = &r
-			s.poke()
+			s.controlled()
 		}
 	case command.OpSignal:
-		if sig, err := command.DecodeSession[command.Signal](data); err == nil {
-			select {
-			case s.controls <- Control{Signal: &sig}:
-			default: // a flood of signals: those that wait say enough
-			}
+		if sig, err := command.DecodeSession[command.Signal](data); err == nil && len(s.signals) < maxSignals {
+			s.signals = append(s.signals, sig)
+			s.controlled()
 		}
 	case command.OpCancel:
 		s.cancel(ErrCancelled)
@@ -340,17 +366,12 @@ func (s *Session) over(now time.Time) bool {
 	switch {
 	case now.Sub(s.heard) >= o.Lease:
 		s.cancel(ErrLeaseExpired)
+	case s.open.Timeout > 0 && now.Sub(s.began) >= s.open.Timeout:
+		s.cancel(ErrTimeout)
 	case s.open.MaxDuration > 0 && now.Sub(s.began) >= s.open.MaxDuration:
 		s.cancel(ErrMaxDuration)
 	case s.open.IdleTimeout > 0 && now.Sub(s.busy) >= s.open.IdleTimeout:
 		s.cancel(ErrIdle)
-	}
-	if s.resize != nil {
-		select {
-		case s.controls <- Control{Resize: s.resize}:
-			s.resize = nil
-		default:
-		}
 	}
 	if s.ended.IsZero() {
 		return false
@@ -441,6 +462,9 @@ func (s *Session) wait(now time.Time) time.Duration {
 	sooner(s.nextTry)
 	if s.m.stopping.Load() {
 		sooner(now.Add(sendRetry))
+	}
+	if s.open.Timeout > 0 {
+		sooner(s.began.Add(s.open.Timeout))
 	}
 	if s.open.MaxDuration > 0 {
 		sooner(s.began.Add(s.open.MaxDuration))

@@ -73,7 +73,7 @@ func (s *Server) Exec(ctx context.Context, c Call) (any, error) {
 	if request.Session == nil {
 		return s.answer(ctx, c, p, timeout)
 	}
-	return s.attach(ctx, c, p, request.Session, session.Open{MaxDuration: shorter(timeout, s.o.Policy.MaxDuration)})
+	return s.attach(ctx, c, p, request.Session, session.Open{Timeout: timeout, MaxDuration: s.o.Policy.MaxDuration})
 }
 
 // Shell opens a terminal.
@@ -188,7 +188,7 @@ func (s *Server) attach(ctx context.Context, c Call, p program, named *command.S
 		return nil, err
 	}
 	sess.Serve(func(ctx context.Context) session.Result {
-		e := ends{write: sess.Write, controls: sess.Controls(), release: sess.CloseInput}
+		e := ends{write: sess.Write, session: sess}
 		if p.tty {
 			e.write = func(_ command.Stream, b []byte) (int, error) { return sess.Write(command.StreamPTY, b) }
 		}
@@ -202,10 +202,9 @@ func (s *Server) attach(ctx context.Context, c Call, p program, named *command.S
 
 // ends are what a process is connected to.
 type ends struct {
-	stdin    io.Reader // nil: none
-	write    func(command.Stream, []byte) (int, error)
-	controls <-chan session.Control // nil: none
-	release  func()                 // ends a Read of stdin; nil: there is none
+	stdin   io.Reader // nil: none
+	write   func(command.Stream, []byte) (int, error)
+	session *session.Session // brings resizes and signals; nil: there is none
 }
 
 // conduct connects a process and waits for its end, which it brings about when
@@ -231,13 +230,8 @@ func (s *Server) conduct(ctx context.Context, c Call, p process, e ends, wholeGr
 		_, _ = io.Copy(io.Discard, e.stdin) // the program takes no more; the caller may go on
 	})
 	helpers.Go(func() {
-		for {
-			select {
-			case <-over:
-				return
-			case control := <-e.controls:
-				s.control(c, p, control)
-			}
+		if e.session != nil {
+			s.control(c, p, e.session, over)
 		}
 	})
 	outErr := p.Output(func(stream command.Stream, b []byte) error {
@@ -251,8 +245,8 @@ func (s *Server) conduct(ctx context.Context, c Call, p process, e ends, wholeGr
 		p.Kill()
 	}
 	close(over)
-	if e.release != nil {
-		e.release()
+	if e.session != nil {
+		e.session.CloseInput() // ends a Read under way
 	}
 	p.Close()
 	helpers.Wait()
@@ -290,16 +284,29 @@ func kindOf(err error) command.Kind {
 	return ""
 }
 
-func (s *Server) control(c Call, p process, control session.Control) {
-	var err error
-	switch {
-	case control.Resize != nil:
-		err = p.Resize(control.Resize.Rows, control.Resize.Cols)
-	case control.Signal != nil:
-		err = p.Signal(control.Signal.Name)
-	}
-	if err != nil {
-		s.log.Warn("a program could not be controlled", "verb", c.Verb, "request_id", c.Header.RequestID, "error", err)
+// control passes resizes and signals on until the program is over.
+func (s *Server) control(c Call, p process, sess *session.Session, over <-chan struct{}) {
+	for {
+		for {
+			control, ok := sess.NextControl()
+			if !ok {
+				break
+			}
+			var err error
+			if control.Resize != nil {
+				err = p.Resize(control.Resize.Rows, control.Resize.Cols)
+			} else {
+				err = p.Signal(control.Signal.Name)
+			}
+			if err != nil {
+				s.log.Warn("a program could not be controlled", "verb", c.Verb, "request_id", c.Header.RequestID, "error", err)
+			}
+		}
+		select {
+		case <-over:
+			return
+		case <-sess.Controls():
+		}
 	}
 }
 
@@ -335,8 +342,8 @@ func (s *Server) answer(ctx context.Context, c Call, p program, timeout time.Dur
 	switch {
 	case r.Err != nil:
 		return nil, r.Err
-	case ctx.Err() != nil:
-		return nil, command.NewError(command.KindExpired, "the program was killed after %v, at the deadline of the request", limit.Round(time.Millisecond))
+	case r.ExitCode == nil:
+		return nil, command.NewError(command.KindStartedNoResult, "the program was killed after %v, and its exit code cannot be learned", limit.Round(time.Millisecond))
 	}
 	reply.ExitCode = *r.ExitCode
 	return reply, nil
