@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -138,6 +140,10 @@ func (w *watcher) take(read keptDesired) {
 		w.log.Info("desired state was deleted: everything is to be removed", "revision", read.Revision)
 	} else {
 		w.log.Info("desired state received", "revision", read.Revision, "deployments", len(doc.Deployments))
+	}
+	_, rejected := doc.Split()
+	for _, name := range slices.Sorted(maps.Keys(rejected)) {
+		w.log.Error("a deployment is rejected; what ran of it goes on", "deployment", cut(name, 80), "revision", read.Revision, "error", rejected[name].Message)
 	}
 	// Before anything is done about it: what runs is then never newer than what the
 	// next run knows.

@@ -2,7 +2,7 @@ package agent
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -11,6 +11,9 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/harmony-fleet/fleet/command"
+	"github.com/harmony-fleet/fleet/internal/engine"
+	"github.com/harmony-fleet/fleet/internal/engine/enginefake"
+	"github.com/harmony-fleet/fleet/internal/reconcile"
 )
 
 const hello = `{"schema":1,"deployments":{"hello":{"type":"PodmanV0","data":{"services":[{"name":"hello","image":"localhost/hello"}]}},
@@ -100,7 +103,7 @@ func TestNothingWrittenMeansKeepWhatRuns(t *testing.T) {
 	w := newWorld(t)
 	a := start(t, w.options("d1"))
 	w.awaitStatus("d1", "published", func(s command.Status) bool { return true })
-	a.watch.apply(desiredDocument{revision: 7, deployments: map[string]command.Score{"kept": {Type: "x"}}})
+	a.watch.apply(reconcile.Desired{Revision: 7, State: command.DesiredState{Schema: 1, Deployments: map[string]command.Score{"kept": {Type: "x"}}}})
 	a.watch.task.poke()
 	s := w.awaitRevision("d1", 7)
 	if len(s.Deployments) != 1 {
@@ -115,7 +118,7 @@ func TestAnOlderRevisionIsIgnored(t *testing.T) {
 	first := w.put("d1", hello)
 	w.awaitRevision("d1", first)
 	a.watch.mu.Lock()
-	a.watch.seen = first + 10
+	a.watch.seen.Revision, a.watch.seen.Stored = first+10, time.Now().Add(time.Hour)
 	a.watch.mu.Unlock()
 	w.put("d1", `{"schema":1,"deployments":{}}`)
 	a.watch.announced()
@@ -139,39 +142,81 @@ func TestDesiredStateWrittenDuringAnOutageIsFound(t *testing.T) {
 	w.awaitRevision("d1", w.put("d1", `{"schema":1,"deployments":{}}`))
 }
 
-// scripted is a container engine that can be there or not.
-type scripted struct{ up atomic.Bool }
-
-func (s *scripted) Ping(context.Context) error {
-	if s.up.Load() {
+// engineOf is an engine in memory that has the image localhost/hello, and can be
+// away.
+func engineOf() (*enginefake.Memory, *enginefake.Hooked, *atomic.Bool) {
+	m := &enginefake.Memory{}
+	m.AddImage("localhost/hello", "hello1")
+	h := &enginefake.Hooked{Engine: m}
+	away := &atomic.Bool{}
+	h.Before(func(context.Context, enginefake.Call) error {
+		if away.Load() {
+			return fmt.Errorf("connection refused: %w", engine.ErrUnavailable)
+		}
 		return nil
-	}
-	return errors.New("connection refused")
+	})
+	return m, h, away
 }
 
 func TestAnEngineThatIsAwayIsWaitedFor(t *testing.T) {
 	w := newWorld(t)
-	e := &scripted{}
+	m, h, away := engineOf()
+	away.Store(true)
 	o := w.options("d1")
-	o.RuntimeEnabled, o.Engine = true, e
+	o.RuntimeEnabled, o.Engine = true, h
 	start(t, o)
 	revision := w.put("d1", hello)
-	s := w.awaitRevision("d1", revision)
-	if s.Runtime != command.RuntimeUnavailable {
-		t.Errorf("runtime %s", s.Runtime)
+	s := w.awaitStatus("d1", "revision taken up", func(s command.Status) bool { return s.Deployments["hello"].Revision == revision })
+	if s.Runtime != command.RuntimeUnavailable || condition(s, command.ConditionReady) {
+		t.Errorf("runtime %s, %+v", s.Runtime, s.Conditions)
 	}
 	wantPhase(t, s, "hello", command.PhaseRuntimeUnavailable, command.KindRuntimeUnavailable)
 	if r := w.ping("d1").Runtime; r != command.RuntimeUnavailable {
 		t.Errorf("ping says %s", r)
 	}
 
-	e.up.Store(true)
-	s = w.awaitStatus("d1", "engine", func(s command.Status) bool { return s.Runtime == command.RuntimeReady })
-	wantPhase(t, s, "hello", command.PhasePending, command.KindRuntimeUnavailable)
+	away.Store(false)
+	s = w.awaitStatus("d1", "running", func(s command.Status) bool {
+		return s.Runtime == command.RuntimeReady && s.Deployments["hello"].Phase == command.PhaseRunning
+	})
 	wantPhase(t, s, "odd", command.PhaseRejected, command.KindBadRequest)
+	if len(m.All()) != 1 {
+		t.Errorf("%+v", m.All())
+	}
 
-	e.up.Store(false)
+	away.Store(true)
 	w.awaitStatus("d1", "engine gone", func(s command.Status) bool { return s.Runtime == command.RuntimeUnavailable })
+}
+
+func TestReadyTellsWhetherAllIsAsDesired(t *testing.T) {
+	w := newWorld(t)
+	m, h, _ := engineOf()
+	o := w.options("d1")
+	o.RuntimeEnabled, o.Engine = true, h
+	start(t, o)
+	const good = `{"schema":1,"deployments":{"hello":{"type":"PodmanV0","data":{"services":[{"name":"hello","image":"localhost/hello"}]}}}}`
+	first := w.put("d1", good)
+	w.awaitStatus("d1", "ready", func(s command.Status) bool {
+		return s.DesiredRevision == first && condition(s, command.ConditionReady)
+	})
+	w.put("d1", hello)
+	w.awaitStatus("d1", "not ready", func(s command.Status) bool {
+		for _, c := range s.Conditions {
+			if c.Type == command.ConditionReady && !c.Status && c.Message == "broken is rejected, odd is rejected" {
+				return true
+			}
+		}
+		return false
+	})
+	if err := w.bucket().Delete(t.Context(), "d1"); err != nil {
+		t.Fatal(err)
+	}
+	w.awaitStatus("d1", "ready without anything", func(s command.Status) bool {
+		return len(s.Deployments) == 0 && condition(s, command.ConditionReady)
+	})
+	if len(m.All()) != 0 {
+		t.Errorf("%+v", m.All())
+	}
 }
 
 func TestNoEngineAtTheSocketIsNoFailure(t *testing.T) {

@@ -20,6 +20,7 @@ import (
 	"github.com/harmony-fleet/fleet/internal/brokertime"
 	"github.com/harmony-fleet/fleet/internal/credentials"
 	"github.com/harmony-fleet/fleet/internal/natsconn"
+	"github.com/harmony-fleet/fleet/internal/reconcile"
 	"github.com/harmony-fleet/fleet/internal/testwait"
 )
 
@@ -139,7 +140,8 @@ func (w *world) options(id string) Options {
 		},
 		HeartbeatInterval: 100 * time.Millisecond, AuditDelay: 10 * time.Millisecond, RenewOverlap: 20 * time.Millisecond,
 		RetryMin: 10 * time.Millisecond, RetryMax: 100 * time.Millisecond, DrainTimeout: 5 * time.Second,
-		Logger: slog.New(slog.NewTextHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Reconcile: reconcile.Options{Resync: 200 * time.Millisecond, BackoffMin: 10 * time.Millisecond},
+		Logger:    slog.New(slog.NewTextHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 }
 

@@ -73,7 +73,8 @@ type Spec struct {
 // State is whether a container runs.
 type State string
 
-// The states, as the API names them; an engine may have others.
+// The states, as the API names them; an engine may have others while it is on the
+// way from one to another.
 const (
 	StateCreated    State = "created"
 	StateRunning    State = "running"
@@ -83,6 +84,15 @@ const (
 	StateRemoving   State = "removing"
 	StateDead       State = "dead"
 )
+
+// stateOf takes Podman's own names of what was never started.
+func stateOf(s string) State {
+	switch s {
+	case "configured", "initialized":
+		return StateCreated
+	}
+	return State(s)
+}
 
 // Container is a container as a list shows it.
 type Container struct {
@@ -109,7 +119,11 @@ type Details struct {
 // Containers lists the containers that were made for the device, whatever their
 // state.
 func (e *Engine) Containers(ctx context.Context, device string) ([]Container, error) {
-	list, err := e.client.ContainerList(ctx, container.ListOptions{
+	api, err := e.api(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list, err := api.ContainerList(ctx, container.ListOptions{
 		All: true, Filters: filters.NewArgs(filters.Arg("label", labelDevice+"="+device)),
 	})
 	if err != nil {
@@ -122,7 +136,7 @@ func (e *Engine) Containers(ctx context.Context, device string) ([]Container, er
 			continue
 		}
 		one := Container{
-			ID: c.ID, Labels: labels, Image: c.Image, ImageID: c.ImageID, State: State(c.State), Created: time.Unix(c.Created, 0),
+			ID: c.ID, Labels: labels, Image: c.Image, ImageID: c.ImageID, State: stateOf(c.State), Created: time.Unix(c.Created, 0),
 		}
 		if len(c.Names) > 0 {
 			one.Name = strings.TrimPrefix(c.Names[0], "/")
@@ -134,7 +148,11 @@ func (e *Engine) Containers(ctx context.Context, device string) ([]Container, er
 
 // Inspect tells more of one container.
 func (e *Engine) Inspect(ctx context.Context, id string) (Details, error) {
-	c, err := e.client.ContainerInspect(ctx, id)
+	api, err := e.api(ctx)
+	if err != nil {
+		return Details{}, err
+	}
+	c, err := api.ContainerInspect(ctx, id)
 	if err != nil {
 		return Details{}, e.fault(err, "inspect container "+short(id))
 	}
@@ -144,7 +162,7 @@ func (e *Engine) Inspect(ctx context.Context, id string) (Details, error) {
 	}
 	d.Created = timeOf(c.Created)
 	if s := c.State; s != nil {
-		d.State, d.ExitCode, d.Error, d.OOMKilled = State(s.Status), s.ExitCode, s.Error, s.OOMKilled
+		d.State, d.ExitCode, d.Error, d.OOMKilled = stateOf(s.Status), s.ExitCode, s.Error, s.OOMKilled
 		d.StartedAt, d.FinishedAt = timeOf(s.StartedAt), timeOf(s.FinishedAt)
 		if s.Health != nil && s.Health.Status != container.NoHealthcheck {
 			d.Health = string(s.Health.Status)
@@ -175,7 +193,11 @@ func (e *Engine) Create(ctx context.Context, s Spec) (id string, err error) {
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", what, err)
 	}
-	created, err := e.client.ContainerCreate(ctx, config, host, nil, nil, s.Name)
+	api, err := e.api(ctx)
+	if err != nil {
+		return "", err
+	}
+	created, err := api.ContainerCreate(ctx, config, host, nil, nil, s.Name)
 	if err != nil {
 		return "", e.fault(err, what)
 	}
@@ -256,19 +278,31 @@ func StopGrace(s command.Service) time.Duration {
 
 // Start starts a container; one that runs already is no error.
 func (e *Engine) Start(ctx context.Context, id string) error {
-	return e.fault(e.client.ContainerStart(ctx, id, container.StartOptions{}), "start container "+short(id))
+	api, err := e.api(ctx)
+	if err != nil {
+		return err
+	}
+	return e.fault(api.ContainerStart(ctx, id, container.StartOptions{}), "start container "+short(id))
 }
 
 // Stop sends SIGTERM and, when the container's own grace is over, SIGKILL. One
 // that does not run is no error.
 func (e *Engine) Stop(ctx context.Context, id string) error {
-	return e.fault(e.client.ContainerStop(ctx, id, container.StopOptions{}), "stop container "+short(id))
+	api, err := e.api(ctx)
+	if err != nil {
+		return err
+	}
+	return e.fault(api.ContainerStop(ctx, id, container.StopOptions{}), "stop container "+short(id))
 }
 
 // Remove removes a container with its anonymous volumes, killing it if it runs.
 // Named volumes stay. One that is gone is no error.
 func (e *Engine) Remove(ctx context.Context, id string) error {
-	err := e.client.ContainerRemove(ctx, id, container.RemoveOptions{Force: true, RemoveVolumes: true})
+	api, err := e.api(ctx)
+	if err != nil {
+		return err
+	}
+	err = api.ContainerRemove(ctx, id, container.RemoveOptions{Force: true, RemoveVolumes: true})
 	if err = e.fault(err, "remove container "+short(id)); isNotFound(err) {
 		return nil
 	}

@@ -17,6 +17,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
+	"sync/atomic"
 
 	"github.com/containerd/errdefs"
 	"github.com/docker/docker/client"
@@ -36,6 +38,10 @@ var (
 type Engine struct {
 	socket string
 	client *client.Client
+	// turn is held while the version of the API is agreed upon, once: the client's
+	// own way to do that races with its other requests.
+	turn   chan struct{}
+	agreed atomic.Bool
 }
 
 // Open makes a client of the engine that listens on socket; empty means
@@ -49,14 +55,40 @@ func Open(socket string) (*Engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("container engine at %q: %w; want an address such as %s", socket, err, DefaultSocket)
 	}
-	return &Engine{socket: socket, client: c}, nil
+	return &Engine{socket: socket, client: c, turn: make(chan struct{}, 1)}, nil
 }
 
-// Ping fails where the engine does not answer by the end of ctx. The version of
-// the API is agreed upon with the first answer.
+// api is the client, once the version of the API is agreed upon.
+func (e *Engine) api(ctx context.Context) (*client.Client, error) {
+	if e.agreed.Load() {
+		return e.client, nil
+	}
+	select {
+	case e.turn <- struct{}{}:
+		defer func() { <-e.turn }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if e.agreed.Load() {
+		return e.client, nil
+	}
+	answer, err := e.client.Ping(ctx)
+	if err != nil {
+		return nil, e.fault(err, "container engine at "+e.socket)
+	}
+	e.client.NegotiateAPIVersionPing(answer)
+	e.agreed.Store(true)
+	return e.client, nil
+}
+
+// Ping fails where the engine does not answer by the end of ctx.
 func (e *Engine) Ping(ctx context.Context) error {
-	_, err := e.client.Ping(ctx)
-	return e.fault(err, "container engine at "+e.socket)
+	c, err := e.api(ctx)
+	if err == nil {
+		_, err = c.Ping(ctx)
+		err = e.fault(err, "container engine at "+e.socket)
+	}
+	return err
 }
 
 // Close lets go of idle connections.
@@ -69,12 +101,19 @@ func (e *Engine) fault(err error, what string) error {
 		return nil
 	case client.IsErrConnectionFailed(err):
 		return fmt.Errorf("%s: %w", what, kinded{err, ErrUnavailable})
-	case errdefs.IsNotFound(err):
+	case errdefs.IsNotFound(err), noSuch(err):
 		return fmt.Errorf("%s: %w", what, kinded{err, ErrNotFound})
 	case errdefs.IsConflict(err):
 		return fmt.Errorf("%s: %w", what, kinded{err, ErrConflict})
 	}
 	return fmt.Errorf("%s: %w", what, err)
+}
+
+// noSuch tells whether err says that something is gone. Podman calls that an
+// internal error where it went between two steps of one request.
+func noSuch(err error) bool {
+	text := err.Error()
+	return errdefs.IsInternal(err) && (strings.Contains(text, "no such container") || strings.Contains(text, "no such image"))
 }
 
 // kinded is an error of the engine with its kind.

@@ -21,7 +21,11 @@ type Image struct {
 // Image finds an image by name, digest or id; [ErrNotFound] where it is not
 // there.
 func (e *Engine) Image(ctx context.Context, ref string) (Image, error) {
-	i, err := e.client.ImageInspect(ctx, ref)
+	api, err := e.api(ctx)
+	if err != nil {
+		return Image{}, err
+	}
+	i, err := api.ImageInspect(ctx, ref)
 	if err != nil {
 		return Image{}, e.fault(err, "image "+ref)
 	}
@@ -52,7 +56,11 @@ func (e *Engine) Pull(ctx context.Context, ref string, progress func(Progress)) 
 	defer cancel(nil)
 	stall := time.AfterFunc(pullStall, func() { cancel(fmt.Errorf("no progress for %v", pullStall)) })
 	defer stall.Stop()
-	stream, err := e.client.ImagePull(ctx, ref, image.PullOptions{})
+	api, err := e.api(ctx)
+	if err != nil {
+		return err
+	}
+	stream, err := api.ImagePull(ctx, ref, image.PullOptions{})
 	if err != nil {
 		return e.fault(pullCause(ctx, err), what)
 	}

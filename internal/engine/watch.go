@@ -13,9 +13,13 @@ import (
 // returns when ctx ends or the engine goes away; events that were missed
 // meanwhile are lost, so they are only a hint.
 func (e *Engine) Watch(ctx context.Context, device string, changed func(id string)) error {
+	api, err := e.api(ctx)
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancel(ctx) // ends the client's goroutine
 	defer cancel()
-	messages, errs := e.client.Events(ctx, events.ListOptions{Filters: filters.NewArgs(
+	messages, errs := api.Events(ctx, events.ListOptions{Filters: filters.NewArgs(
 		filters.Arg("type", string(events.ContainerEventType)), filters.Arg("label", labelDevice+"="+device),
 	)})
 	changed("")

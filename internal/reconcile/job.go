@@ -87,7 +87,6 @@ type job struct {
 // result is how a step ended.
 type result struct {
 	unit      *unit
-	step      *step
 	job       job
 	removed   string // of a removal: the container; nothing else is set then
 	err       error
@@ -103,7 +102,7 @@ func (r *Reconciler) converge(ctx context.Context, u *unit, j job) {
 	u.step = s
 	r.jobs.Go(func() {
 		defer cancel()
-		res := result{unit: u, step: s, job: j}
+		res := result{unit: u, job: j}
 		res.err = r.work(ctx, s, &res)
 		r.done <- res
 	})
@@ -229,10 +228,9 @@ func (r *Reconciler) take(res result) {
 		delete(r.removals, res.removed)
 		return
 	}
+	// It may have been started and have ended since it was inspected.
+	delete(r.details, res.job.have.ID)
 	u := res.unit
-	if u.step != res.step {
-		return
-	}
 	u.step = nil
 	if u.hash != res.job.hash {
 		return // it is about another spec by now

@@ -90,15 +90,15 @@ func (r *Reconciler) wanted(g *goal, by map[key][]engine.Container) []wanted {
 	return all
 }
 
-// rank prefers the container that runs.
+// rank prefers the container that runs; 0 is one that cannot be used any more.
 func rank(c engine.Container) int {
 	switch c.State {
 	case engine.StateRunning, engine.StatePaused, engine.StateRestarting:
 		return 2
-	case engine.StateCreated, engine.StateExited:
-		return 1
+	case engine.StateRemoving, engine.StateDead:
+		return 0
 	}
-	return 0
+	return 1
 }
 
 // current finds the container that is as the unit wants it.
@@ -185,15 +185,19 @@ func (r *Reconciler) advance(ctx context.Context, g *goal, w wanted, list []engi
 			return time.Time{} // its name is free when that is over
 		}
 	case c.State == engine.StateExited:
-		if d := r.details[c.ID]; !d.FinishedAt.Equal(u.ended) {
+		d, known := r.details[c.ID]
+		if !known {
+			return r.opts.Now().Add(r.opts.BackoffMin)
+		}
+		if !d.FinishedAt.Equal(u.ended) {
 			r.ended(u, d)
 		}
-		if !restarts(w.spec, r.details[c.ID]) && !refresh {
+		if !restarts(w.spec, d) && !refresh {
 			return time.Time{}
 		}
 		restart = true
 	case c.State != engine.StateCreated && !refresh:
-		return time.Time{} // paused, or being restarted by somebody
+		return r.opts.Now().Add(r.opts.BackoffMin) // paused, or on the way to another state
 	}
 	if now := r.opts.Now(); now.Before(u.nextTry) {
 		return u.nextTry

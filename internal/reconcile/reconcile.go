@@ -126,6 +126,7 @@ type Reconciler struct {
 	units    map[key]*unit
 	removals map[string]context.CancelFunc // by container id
 	details  map[string]engine.Details
+	digests  map[string]string  // of images, by id
 	seen     []engine.Container // by the last pass
 	planned  *goal              // the goal of the last pass
 	fault    error              // of the engine
@@ -275,11 +276,6 @@ func (r *Reconciler) pass(ctx context.Context) time.Duration {
 	if g == nil {
 		return next
 	}
-	if r.planned == nil || r.planned.Revision != g.Revision {
-		for name, e := range g.rejected {
-			r.log.Error("a deployment is rejected; what ran of it before goes on", "deployment", command.Printable(name), "revision", g.Revision, "error", e.Message)
-		}
-	}
 	r.planned = g
 	return min(next, r.plan(ctx, g))
 }
@@ -298,16 +294,38 @@ func (r *Reconciler) look(ctx context.Context, dirty map[string]bool) error {
 		if !known || d.State != c.State || dirty[c.ID] {
 			d, err = r.opts.Engine.Inspect(ctx, c.ID)
 			switch {
-			case errors.Is(err, engine.ErrNotFound):
-				continue // removed since the list was made
-			case err != nil:
+			case errors.Is(err, engine.ErrUnavailable), ctx.Err() != nil:
 				return err
+			case err != nil: // for example removed since the list was made
+				r.log.Debug("a container cannot be inspected", "container", c.Name, "error", err)
+				continue
 			}
 			list[i].State = d.State // the later one
 		}
 		details[c.ID] = d
 	}
 	r.seen, r.details = list, details
+	return r.lookImages(ctx)
+}
+
+// lookImages learns the digests of the images in use.
+func (r *Reconciler) lookImages(ctx context.Context) error {
+	digests := make(map[string]string, len(r.digests))
+	for _, c := range r.seen {
+		if _, ok := digests[c.ImageID]; ok || c.ImageID == "" {
+			continue
+		}
+		digest, known := r.digests[c.ImageID]
+		if !known {
+			image, err := r.opts.Engine.Image(ctx, c.ImageID)
+			if errors.Is(err, engine.ErrUnavailable) {
+				return err
+			}
+			digest = image.Digest // empty where somebody removed the image
+		}
+		digests[c.ImageID] = digest
+	}
+	r.digests = digests
 	return nil
 }
 

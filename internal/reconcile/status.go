@@ -136,7 +136,7 @@ func (r *Reconciler) leftover(g *goal, k key, c engine.Container) command.Servic
 // describe fills in what is known of a container.
 func (r *Reconciler) describe(s *command.ServiceStatus, c engine.Container) {
 	d := r.details[c.ID]
-	s.ContainerID, s.Image, s.ImageDigest, s.Health = c.ID, c.Image, c.ImageID, d.Health
+	s.ContainerID, s.Image, s.ImageDigest, s.Health = c.ID, c.Image, r.digests[c.ImageID], d.Health
 	if !d.StartedAt.IsZero() {
 		at := d.StartedAt
 		s.StartedAt = &at

@@ -1,0 +1,5 @@
+//go:build !linux
+
+package reconcile_test
+
+func closePodman() error { return nil }
