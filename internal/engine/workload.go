@@ -10,6 +10,7 @@ import (
 
 	"github.com/docker/docker/api/types"
 	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/client"
 )
 
 // LogsOptions say which output of a container is wanted.
@@ -31,7 +32,11 @@ func (e *Engine) Logs(ctx context.Context, id string, o LogsOptions) (io.ReadClo
 	if o.Tail != nil {
 		opts.Tail = strconv.Itoa(*o.Tail)
 	}
-	r, err := e.client.ContainerLogs(ctx, id, opts)
+	api, err := e.api(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r, err := api.ContainerLogs(ctx, id, opts)
 	if err != nil {
 		return nil, e.fault(err, "read the logs of container "+short(id))
 	}
@@ -57,7 +62,11 @@ type Facts struct {
 
 // Facts inspects a container.
 func (e *Engine) Facts(ctx context.Context, id string) (Facts, error) {
-	c, err := e.client.ContainerInspect(ctx, id)
+	api, err := e.api(ctx)
+	if err != nil {
+		return Facts{}, err
+	}
+	c, err := api.ContainerInspect(ctx, id)
 	if err != nil {
 		return Facts{}, e.fault(err, "inspect container "+short(id))
 	}
@@ -87,6 +96,7 @@ type Exec struct {
 	ID     string
 	TTY    bool
 	engine *Engine
+	api    *client.Client
 	conn   types.HijackedResponse
 }
 
@@ -99,19 +109,23 @@ type ExecState struct {
 
 // CreateExec prepares a program; nothing runs before Start.
 func (e *Engine) CreateExec(ctx context.Context, id string, s ExecSpec) (*Exec, error) {
-	created, err := e.client.ContainerExecCreate(ctx, id, container.ExecOptions{
+	api, err := e.api(ctx)
+	if err != nil {
+		return nil, err
+	}
+	created, err := api.ContainerExecCreate(ctx, id, container.ExecOptions{
 		Cmd: s.Argv, Env: s.Env, WorkingDir: s.Workdir, User: s.User, Tty: s.TTY,
 		AttachStdin: s.Stdin, AttachStdout: true, AttachStderr: !s.TTY,
 	})
 	if err != nil {
 		return nil, e.fault(err, "exec in container "+short(id))
 	}
-	return &Exec{ID: created.ID, TTY: s.TTY, engine: e}, nil
+	return &Exec{ID: created.ID, TTY: s.TTY, engine: e, api: api}, nil
 }
 
 // Start runs the program. Its output comes by Output, until it ends or Close.
 func (x *Exec) Start(ctx context.Context) error {
-	conn, err := x.engine.client.ContainerExecAttach(ctx, x.ID, container.ExecAttachOptions{Tty: x.TTY})
+	conn, err := x.api.ContainerExecAttach(ctx, x.ID, container.ExecAttachOptions{Tty: x.TTY})
 	if err != nil {
 		return x.engine.fault(err, "start exec "+short(x.ID))
 	}
@@ -134,7 +148,7 @@ func (x *Exec) Close() { x.conn.Close() }
 
 // State asks the engine about the program.
 func (x *Exec) State(ctx context.Context) (ExecState, error) {
-	s, err := x.engine.client.ContainerExecInspect(ctx, x.ID)
+	s, err := x.api.ContainerExecInspect(ctx, x.ID)
 	if err != nil {
 		return ExecState{}, x.engine.fault(err, "inspect exec "+short(x.ID))
 	}
@@ -143,7 +157,7 @@ func (x *Exec) State(ctx context.Context) (ExecState, error) {
 
 // Resize sets the size of the program's terminal.
 func (x *Exec) Resize(ctx context.Context, rows, cols uint16) error {
-	if err := x.engine.client.ContainerExecResize(ctx, x.ID, container.ResizeOptions{Height: uint(rows), Width: uint(cols)}); err != nil {
+	if err := x.api.ContainerExecResize(ctx, x.ID, container.ResizeOptions{Height: uint(rows), Width: uint(cols)}); err != nil {
 		return x.engine.fault(err, "resize exec "+short(x.ID))
 	}
 	return nil

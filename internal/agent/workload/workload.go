@@ -50,8 +50,9 @@ type Call struct {
 	Remaining func() time.Duration
 	// Now is broker time.
 	Now func() time.Time
-	// Ended is told how a program of a session ended, before the caller is.
-	Ended func(command.ResultReply)
+	// Ended is told how the program of a session ended, before the caller is: with
+	// its exit code, if that is known, and a failure, if it did not end by itself.
+	Ended func(exitCode *int, failure *command.Error)
 }
 
 // locate finds the container that the caller means and is allowed to.
@@ -121,8 +122,7 @@ func (s *Server) ended(c Call, sess *session.Session, arrived time.Time) func(se
 		}
 		s.o.Record(rec)
 		if c.Ended != nil {
-			r := command.ResultReply{RequestID: c.Header.RequestID, Verb: c.Verb, Outcome: rec.Outcome, ExitCode: e.ExitCode, Message: rec.Reason}
-			c.Ended(r)
+			c.Ended(e.ExitCode, e.Err)
 		}
 		s.log.Debug("a session ended", "verb", c.Verb, "caller", c.Caller.User, "session", rec.Session, "reason", e.Reason,
 			"outcome", rec.Outcome, "stdout", e.Bytes.Stdout, "stderr", e.Bytes.Stderr, "duration", e.Duration)
