@@ -273,3 +273,20 @@ func tools() ([]byte, error) {
 	}
 	return archive.Bytes(), w.Close()
 }
+
+// Running tells whether a process of this machine has an argument that is word.
+func Running(word string) bool {
+	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, f := range files {
+		data, err := os.ReadFile(f)
+		if err != nil {
+			continue // it ended
+		}
+		for arg := range bytes.SplitSeq(data, []byte{0}) {
+			if string(arg) == word {
+				return true
+			}
+		}
+	}
+	return false
+}

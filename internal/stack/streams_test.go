@@ -9,6 +9,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"io"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -196,7 +197,7 @@ func testSignals(t *testing.T, s *Stack) {
 // noProcess waits until no process of this machine has word among its arguments.
 func noProcess(t *testing.T, word string) {
 	t.Helper()
-	testwait.For(t, patience, "the processes to be gone", func() bool { return !processWith(word) })
+	testwait.For(t, patience, "the processes to be gone", func() bool { return !hostpodman.Running(word) })
 }
 
 func testShell(t *testing.T, s *Stack) {
@@ -237,11 +238,11 @@ func testShell(t *testing.T, s *Stack) {
 		return strings.Contains(screen.String(), "44 132")
 	})
 	write("sleep 1234567\r")
-	testwait.For(t, patience, "the program in the terminal", func() bool { return processWith("1234567") })
+	testwait.For(t, patience, "the program in the terminal", func() bool { return hostpodman.Running("1234567") })
 	write("\x03") // Ctrl-C goes to the remote
 	noProcess(t, "1234567")
 	write("sleep 2345678 &\r")
-	testwait.For(t, patience, "the program in the background", func() bool { return processWith("2345678") })
+	testwait.For(t, patience, "the program in the background", func() bool { return hostpodman.Running("2345678") })
 	write("exit 5\r")
 	select {
 	case err := <-done:
@@ -341,7 +342,7 @@ func testReconnects(t *testing.T, s *Stack) {
 	want := sha256.New()
 	var text strings.Builder
 	for i := range 300 {
-		text.WriteString(itoa(i) + "\n")
+		text.WriteString(strconv.Itoa(i) + "\n")
 	}
 	want.Write([]byte(text.String()))
 	if !bytes.Equal(sum.Sum(nil), want.Sum(nil)) {
