@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/harmony-fleet/fleet/command"
+	"github.com/harmony-fleet/fleet/internal/agent/journal"
 	"github.com/harmony-fleet/fleet/internal/agent/session"
 	"github.com/harmony-fleet/fleet/internal/agent/spool"
 	"github.com/harmony-fleet/fleet/internal/brokertime"
@@ -102,16 +103,21 @@ func New(o Options) (*Agent, error) {
 	a.watch.init()
 	a.server = server{
 		device: o.DeviceID, instance: a.instance, protocol: o.Protocol,
-		clock: &a.clock, now: a.now, log: a.log,
+		clock: &a.clock, now: a.time, log: a.log,
 		guard: guard{account: o.OpsAccount}, audit: &a.audit,
-		table:    table{maxLasting: o.MaxRequests, maxPassing: defaultPassing, maxBytes: defaultMaxBytes},
-		handlers: map[command.Verb]Handler{command.VerbPing: pingHandler{a}},
+		table: table{
+			maxLasting: o.MaxRequests, maxPassing: defaultPassing, maxBytes: defaultMaxBytes,
+			most: max(1, o.MaxRequests/callerShares), mostBytes: defaultMaxBytes / callerShares,
+		},
 		sessions: session.New(session.Options{
 			Device: o.DeviceID, Conn: a.conn, MaxSessions: o.Policy.MaxSessions, MaxPerCaller: o.Policy.MaxSessionsPerCaller,
 		}),
-		slots: make(chan struct{}, o.MaxConcurrent),
-		clash: a.clashed,
+		handlers:  map[command.Verb]Handler{command.VerbPing: pingHandler{a}},
+		slots:     slots{most: o.MaxConcurrent, mostEach: max(1, o.MaxConcurrent/2)},
+		clash:     a.clashed,
+		strangers: sample{of: "from senders that cannot be named"}, pressing: sample{of: "of callers that fill the queue"}, maxQueued: o.MaxQueued,
 	}
+	a.server.handlers[command.VerbResult] = resultHandler{&a.server.table}
 	a.serveWorkloads()
 	for verb, h := range o.Handlers {
 		a.server.handlers[verb] = h
@@ -163,10 +169,16 @@ func (a *Agent) conn() *nats.Conn {
 
 // now is broker time or, until it is known, the device's.
 func (a *Agent) now() time.Time {
+	now, _ := a.time()
+	return now
+}
+
+// time is now, and tells whether it is broker time.
+func (a *Agent) time() (now time.Time, broker bool) {
 	if now, ok := a.clock.Latest(); ok {
-		return now.UTC()
+		return now.UTC(), true
 	}
-	return a.opts.Now().UTC().Round(0)
+	return a.opts.Now().UTC().Round(0), false
 }
 
 func (a *Agent) uptimeSeconds() uint64 { return uint64(time.Since(a.began).Seconds()) }
@@ -216,8 +228,8 @@ func (a *Agent) Run(ctx context.Context) error {
 		return fmt.Errorf("agent: %w", err)
 	}
 	defer func() {
-		if err := a.audit.spool.Close(); err != nil {
-			a.log.Error("audit spool", "error", err)
+		if err := errors.Join(a.audit.spool.Close(), a.server.table.journal.Close()); err != nil {
+			a.log.Error("a file of the state directory could not be closed", "error", err)
 		}
 	}()
 	a.log.Info("agent starts", "version", a.opts.Version, "instance", a.instance, "state_dir", a.opts.StateDir, "runtime_enabled", a.opts.RuntimeEnabled)
@@ -250,6 +262,15 @@ func (a *Agent) openState(dir *stateDir) error {
 	a.audit.spool = sp
 	if torn != nil {
 		a.damaged("AuditSpool", torn.String())
+	}
+	j, started, torn, err := journal.Open(journal.Options{Path: dir.file(journalFile), DeviceID: a.opts.DeviceID})
+	if err != nil {
+		return errors.Join(err, sp.Close())
+	}
+	a.server.table.journal = j
+	a.server.table.restore(started)
+	if torn != nil {
+		a.damaged("Journal", torn.String())
 	}
 	return a.openDesired(dir)
 }

@@ -16,11 +16,11 @@ import (
 // answer is how a command ends.
 type answer struct {
 	reply
-	replayed   bool
-	silent     bool   // no reply is sent
-	unverified bool   // the sender cannot be named
-	session    string // id of the session that was opened
-	reason     string // for the audit record and the log; default: the error's message
+	replayed bool
+	silent   bool    // no reply is sent
+	sampled  *sample // only some of its kind are recorded; nil: each is
+	opened   string  // id of the session that was opened
+	reason   string  // for the audit record and the log; default: the error's message
 }
 
 func refuse(e *command.Error) *answer { return &answer{reply: reply{err: e}} }
@@ -55,9 +55,9 @@ func (s *server) finish(c *call, a *answer) {
 		a.err = &e
 	}
 	if c.entry != nil {
-		s.table.finish(c.entry, a.reply)
+		s.journalFault(s.table.finish(c.entry, a.reply))
 	}
-	kept := !a.unverified || s.strangers.keep(a, c.start)
+	kept := a.sampled == nil || a.sampled.keep(a, c.start)
 	if kept {
 		s.record(c, a)
 	}
@@ -98,8 +98,8 @@ func (s *server) record(c *call, a *answer) {
 		RequestID: c.header.RequestID, PayloadSHA256: c.digest,
 		Outcome: command.OutcomeOK, Replayed: a.replayed, DurationUS: time.Since(c.start).Microseconds(),
 	}
-	if a.session != "" {
-		rec.Event, rec.Session = command.AuditStart, command.SessionDigest(a.session)
+	if a.opened != "" {
+		rec.Event, rec.Session = command.AuditStart, command.SessionDigest(a.opened)
 	}
 	if a.err != nil {
 		rec.Outcome, rec.Kind, rec.Reason = a.err.Outcome, a.err.Kind, a.reason

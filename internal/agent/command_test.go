@@ -31,7 +31,9 @@ func withHandler(o Options, verb command.Verb, h Handler) Options {
 func TestEachRefusalHasItsKind(t *testing.T) {
 	w := newWorld(t)
 	exec := &counting{}
-	a := start(t, withHandler(w.options("d1"), command.VerbExec, exec))
+	o := withHandler(w.options("d1"), command.VerbExec, exec)
+	o.Handlers[command.VerbShell] = nil // an agent that does not serve it
+	a := start(t, o)
 	now, _ := w.clock.Earliest()
 	with := func(change func(*command.RequestHeader)) command.RequestHeader {
 		h := w.change(a.Agent)
@@ -59,7 +61,7 @@ func TestEachRefusalHasItsKind(t *testing.T) {
 		{"ping, older protocol", command.VerbPing, command.RequestHeader{Protocol: 2}, "", ""},
 		{"ping, protocol too new", command.VerbPing, command.RequestHeader{Protocol: 3}, "", command.KindBadRequest},
 		{"unknown verb", "reboot", none, "", command.KindUnsupportedVerb},
-		{"known verb without handler", command.VerbResult, none, "", command.KindUnsupportedVerb},
+		{"known verb without handler", command.VerbShell, none, "", command.KindUnsupportedVerb},
 		{"verb with a dot", "ping.now", none, "", command.KindBadRequest},
 		{"exec", command.VerbExec, with(func(*command.RequestHeader) {}), "{}", ""},
 		{"exec without request id", command.VerbExec, with(func(h *command.RequestHeader) { h.RequestID = "" }), "{}", command.KindBadRequest},
@@ -94,9 +96,9 @@ func TestEachRefusalHasItsKind(t *testing.T) {
 	if n := exec.runs.Load(); n != 1 {
 		t.Errorf("exec ran %d times", n)
 	}
-	result := w.must("d1", command.VerbResult, none, "")
-	if !strings.Contains(string(result.Data), "does not serve it yet") {
-		t.Errorf("result: %s", result.Data)
+	shell := w.must("d1", command.VerbShell, none, "")
+	if !strings.Contains(string(shell.Data), "does not serve it yet") {
+		t.Errorf("shell: %s", shell.Data)
 	}
 }
 
@@ -235,21 +237,40 @@ func TestBusyBeyondTheLimitAndPingStillAnswers(t *testing.T) {
 	w := newWorld(t)
 	g := newGate()
 	o := withHandler(w.options("d1"), command.VerbExec, g)
-	o.MaxConcurrent = 2
+	o.MaxConcurrent = 4 // 2 of one caller
 	a := start(t, o)
 	first, second := w.later("d1", command.VerbExec, w.change(a.Agent)), w.later("d1", command.VerbExec, w.change(a.Agent))
 	<-g.entered
 	req := <-g.entered
 	third := w.change(a.Agent)
 	if reply := w.must("d1", command.VerbExec, third, "{}"); kindOf(reply) != command.KindBusy {
-		t.Errorf("beyond the limit: %s", reply.Data)
+		t.Errorf("beyond the caller's share: %s", reply.Data)
+	}
+	// Another caller still finds a slot.
+	other := w.change(a.Agent)
+	msg := &nats.Msg{Subject: command.Subject("d1", command.VerbExec), Header: nats.Header{}, Data: []byte("{}")}
+	other.Write(msg.Header)
+	elsewhere := make(chan *nats.Msg, 1)
+	go func() {
+		reply, err := w.dial(userWide).RequestMsg(msg, patience)
+		if err != nil {
+			reply = &nats.Msg{Header: nats.Header{command.HeaderError: {err.Error()}}}
+		}
+		elsewhere <- reply
+	}()
+	select {
+	case <-g.entered:
+	case reply := <-elsewhere:
+		t.Fatalf("another caller: %s", reply.Data)
+	case <-time.After(patience):
+		t.Fatal("another caller's command does not run")
 	}
 	if reply := w.must("d1", command.VerbExec, req.Header, "{}"); kindOf(reply) != command.KindDuplicate {
 		t.Errorf("while it runs: %s", reply.Data)
 	}
 	w.ping("d1")
 	close(g.open)
-	for _, reply := range []*nats.Msg{<-first, <-second} {
+	for _, reply := range []*nats.Msg{<-first, <-second, <-elsewhere} {
 		if kindOf(reply) != "" {
 			t.Errorf("accepted: %s", reply.Data)
 		}
@@ -258,7 +279,7 @@ func TestBusyBeyondTheLimitAndPingStillAnswers(t *testing.T) {
 	testwait.For(t, patience, "a free slot", func() bool {
 		return kindOf(w.must("d1", command.VerbExec, third, "{}")) == ""
 	})
-	if n := g.runs.Load(); n != 3 {
+	if n := g.runs.Load(); n != 4 {
 		t.Errorf("%d runs", n)
 	}
 }

@@ -15,9 +15,10 @@
 // A command arrives on the callback of a [link] (one connection). The server
 // (server.go) takes it through the guard (guard.go: who asked, as the broker
 // verified it), the request header and protocol, the deadline by broker time,
-// the at-most-once table (replay.go), and a free slot; each refusal has its own
-// error kind. Then the verb's [Handler] runs, its panics contained. The audit
-// record is kept in the spool (package spool) before the reply goes out on the
+// the at-most-once table (replay.go), and a free slot (slots.go); each refusal has
+// its own error kind. Where the verb changes something, the request is put into
+// the journal (package journal, outcome.go). Then the verb's [Handler] runs, its
+// panics contained. The audit record is kept in the spool (package spool) before the reply goes out on the
 // connection on which the command came; [auditor] publishes it a little later
 // and forgets it when the broker has it.
 //

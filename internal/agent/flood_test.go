@@ -20,7 +20,7 @@ func TestStrangersCannotPushTrueRecordsOut(t *testing.T) {
 	a := start(t, withHandler(w.options("d1"), command.VerbExec, exec))
 	w.must("d1", command.VerbExec, w.change(a.Agent), "{}")
 	insider := w.dial(userInsider)
-	for range 2 * strangersMost {
+	for range 2 * sampleMost {
 		if err := insider.PublishMsg(&nats.Msg{Subject: command.Subject("d1", command.VerbExec), Data: []byte("{}")}); err != nil {
 			t.Fatal(err)
 		}
@@ -28,9 +28,9 @@ func TestStrangersCannotPushTrueRecordsOut(t *testing.T) {
 	if err := insider.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	testwait.For(t, patience, "the refusals", func() bool { return a.server.refused.Load() >= 2*strangersMost })
+	testwait.For(t, patience, "the refusals", func() bool { return a.server.refused.Load() >= 2*sampleMost })
 	w.ping("d1")
-	w.awaitAudit("d1", strangersMost+2)
+	w.awaitAudit("d1", sampleMost+2)
 	other, exec1 := 0, 0
 	for _, r := range w.audit("d1") {
 		switch r.subject {
@@ -42,28 +42,88 @@ func TestStrangersCannotPushTrueRecordsOut(t *testing.T) {
 			exec1++
 		}
 	}
-	if other != strangersMost || exec1 != 1 {
+	if other != sampleMost || exec1 != 1 {
 		t.Errorf("%d records of strangers, %d of exec", other, exec1)
 	}
-	if n := strings.Count(w.log.String(), "command denied"); n != strangersMost {
+	if n := strings.Count(w.log.String(), "command denied"); n != sampleMost {
 		t.Errorf("%d denials in the log", n)
 	}
 }
 
 func TestStrangersAreCounted(t *testing.T) {
-	var s strangers
+	s := sample{of: "of them"}
 	now := time.Now()
-	for i := range strangersMost + 7 {
-		if kept := s.keep(&answer{}, now.Add(time.Duration(i))); kept != (i < strangersMost) {
+	for i := range sampleMost + 7 {
+		if kept := s.keep(&answer{reason: "x"}, now.Add(time.Duration(i))); kept != (i < sampleMost) {
 			t.Fatalf("%d: kept %v", i, kept)
 		}
 	}
 	next := &answer{reason: "why"}
-	if !s.keep(next, now.Add(strangersWindow)) || !strings.Contains(next.reason, "why; 7 more") {
+	if !s.keep(next, now.Add(sampleWindow)) || !strings.Contains(next.reason, "why; 7 more") {
 		t.Errorf("%+v", next)
 	}
-	if again := (&answer{reason: "why"}); !s.keep(again, now.Add(strangersWindow)) || again.reason != "why" {
+	if again := (&answer{reason: "why"}); !s.keep(again, now.Add(sampleWindow)) || again.reason != "why" {
 		t.Errorf("%+v", again)
+	}
+}
+
+// slowFirst is a ping handler whose first command holds the queue up.
+type slowFirst struct{ *gate }
+
+func (slowFirst) inline() {}
+
+// TestOneCallerDoesNotFillTheQueue: of what one caller heaped up while the device
+// was held up most is refused, so that another one's commands get their turn.
+func TestOneCallerDoesNotFillTheQueue(t *testing.T) {
+	w := newWorld(t)
+	const heap = 6000
+	g := &gate{entered: make(chan *Request, heap+1), open: make(chan struct{})}
+	a := start(t, withHandler(w.options("d1"), command.VerbPing, slowFirst{g}))
+	flood := w.dial(userWide)
+	ping := &nats.Msg{Subject: command.Subject("d1", command.VerbPing), Reply: command.InboxPrefix("x") + ".x", Header: nats.Header{}}
+	command.RequestHeader{}.Write(ping.Header)
+	for range heap {
+		if err := flood.PublishMsg(ping); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-g.entered
+	testwait.For(t, patience, "the heap", func() bool { return a.current.Load().waiting() >= heap-1 })
+	close(g.open)
+	if reply := w.must("d1", command.VerbPing, command.RequestHeader{}, ""); kindOf(reply) != "" {
+		t.Errorf("another caller: %s", reply.Data)
+	}
+	testwait.For(t, patience, "all are looked at", func() bool { return a.server.served.Load()+a.server.refused.Load() == heap+1 })
+	if n := a.server.refused.Load(); n < heap/10 {
+		t.Errorf("%d of %d are refused", n, heap)
+	}
+}
+
+func TestWhoFillsTheQueueIsRefused(t *testing.T) {
+	var c crowd
+	now := time.Unix(1000, 0)
+	const most = 1000
+	refused := 0
+	for range 2 * crowdAtLeast {
+		if c.presses("mallory", now, most/2, most) {
+			refused++
+		}
+		if c.presses("alice", now, most/2, most) && refused == 0 {
+			t.Fatal("a caller with half of the commands is refused")
+		}
+		c.presses("mallory", now, 0, most) // counts, and nobody waits
+	}
+	if refused == 0 {
+		t.Error("who sends two of three is not refused")
+	}
+	if c.presses("alice", now, most, most) || c.presses("bob", now, most, most) {
+		t.Error("another one is refused")
+	}
+	if c.presses("mallory", now, most/4, most) {
+		t.Error("refused though few wait")
+	}
+	if c.presses("mallory", now.Add(crowdWindow), most, most) {
+		t.Error("it is not forgotten")
 	}
 }
 

@@ -30,8 +30,20 @@ type Request struct {
 	Header  command.RequestHeader
 	Payload []byte
 	Arrived time.Time // broker time, or the device's where that is not known yet
+	Timed   bool      // Arrived is broker time
 
 	stillValid func() error
+	ended      func(exitCode *int, failure *command.Error)
+}
+
+// Ended tells how the process of a session ended, after the handler has answered
+// with a [command.SessionReply]: with an exit code, if it is known, and a failure,
+// if it did not end by itself. The verb result gives it to the caller, also after
+// a restart of the agent. Only the first call counts.
+func (r *Request) Ended(exitCode *int, failure *command.Error) {
+	if r.ended != nil {
+		r.ended(exitCode, failure)
+	}
 }
 
 // StillValid fails, with an error of kind expired, where the deadline has passed

@@ -126,6 +126,15 @@ func (l *link) subscribedAt() time.Time { return *l.since.Load() }
 // life counts the reconnects: what was sent in one life may be lost in the next.
 func (l *link) life() uint64 { return l.nc.Stats().Reconnects }
 
+// waiting is how many commands have not been looked at.
+func (l *link) waiting() int {
+	n, _, err := l.commands.Pending()
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
 func (l *link) droppedCommands() uint64 {
 	n, err := l.commands.Dropped()
 	if err != nil || n < 0 {

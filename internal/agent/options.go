@@ -45,13 +45,15 @@ type Options struct {
 	// Policy is what the device allows of logs, exec and shell.
 	Policy workload.Policy
 
-	// Handlers add verbs, or replace a handler.
+	// Handlers add verbs, or replace a handler; a nil one takes a verb away.
 	Handlers map[command.Verb]Handler
-	// MaxConcurrent is how many commands run at once; beyond it the answer is busy.
-	// Ping does not count. Default 64.
+	// MaxConcurrent is how many commands run at once, at most half of them (at least
+	// one) of one caller; beyond it the answer is busy. Ping and result do not count.
+	// Default 64.
 	MaxConcurrent int
 	// MaxRequests is how many request ids of verbs that change something are
-	// remembered; beyond it the answer is busy. Default 1024.
+	// remembered, at most a quarter of them (at least one) of one caller; beyond it
+	// the answer is busy. Default 1024.
 	MaxRequests int
 	// MaxQueued is how many commands may wait for the agent; beyond it they are
 	// dropped, and counted. Default 8192.

@@ -27,8 +27,8 @@ func (h pingHandler) Handle(_ context.Context, req *Request) (any, error) {
 		DesiredRevision: a.state.desiredRevision(),
 		MemoryRSSBytes:  residentBytes(),
 	}
-	if now, ok := a.clock.Latest(); ok {
-		reply.Time = &now
+	if req.Timed {
+		reply.Time = &req.Arrived
 	}
 	return reply, nil
 }

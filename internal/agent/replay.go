@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/harmony-fleet/fleet/command"
+	"github.com/harmony-fleet/fleet/internal/agent/journal"
 )
 
 // table makes a request id run at most once. Its key is the verified caller and
@@ -13,23 +14,30 @@ import (
 //
 // Requests that change something stay until well after their deadline, when a
 // copy of the command would be refused as expired anyway, and are never pushed
-// out: a full table answers busy. The others change nothing and are kept as long
-// as there is room.
+// out: a full table answers busy, and so does one in which the caller has used up
+// a share, so that nobody fills it for the others. The others change nothing and
+// are kept as long as there is room.
 //
-// The table is in memory. A verb that changes something may be served only with
-// its key on disk before the process starts, so that a restart does not forget
-// it: begin and finish are the two places to write, openState the one to read.
+// What changes something is in the journal too, so that a restart of the agent
+// does not forget it: start puts it there before the handler runs, finish and
+// ended say how it ended, and restore reads it back.
 type table struct {
 	maxLasting int
 	maxPassing int
 	maxBytes   int // of replies of lasting requests
+	most       int // lasting requests of one caller; 0: as many as of all
+	mostBytes  int // of replies to one caller; 0: as many as to all
+
+	journal *journal.Journal // nil: memory only
 
 	mu      sync.Mutex
 	entries map[requestKey]*entry // nil until first use: most agents are idle
 	passing list.List             // of *entry, the latest in front
 	lasting int
 	bytes   int
-	oldest  time.Time // no lasting entry ends before this
+	shares  map[string]share // by caller's UID: of what is lasting
+	oldest  time.Time        // no lasting entry ends before this
+	dropped []journal.Key    // not taken out of the journal yet
 }
 
 const (
@@ -38,7 +46,16 @@ const (
 	// keptBeyond is how long a request id outlives its deadline. It covers the
 	// spread between bounds of broker time that were taken at different moments.
 	keptBeyond = time.Minute
+	// resultsKept is how much longer the verb result can ask for it, as long as there
+	// is room.
+	resultsKept = time.Hour
 )
+
+// share is what one caller has of the table.
+type share struct{ lasting, bytes int }
+
+// callerShares is how many callers it takes to use up a limit of the agent.
+const callerShares = 4
 
 type requestKey struct{ uid, id string }
 
@@ -51,12 +68,27 @@ type entry struct {
 
 	finished bool
 	reply    reply
+
+	// Of lasting entries:
+	deadline  time.Time
+	journaled bool
+	earlier   bool           // it started in an earlier run of the agent
+	open      bool           // finished, and its process goes on
+	over      bool           // its process has ended
+	exitCode  *int           // of its process
+	failure   *command.Error // why its process ended, if not by itself
 }
+
+// running tells whether the entry must stay whatever its age.
+func (e *entry) running() bool { return !e.earlier && (!e.finished || e.open) }
 
 // reply is what was answered first.
 type reply struct {
 	data []byte
 	err  *command.Error // nil: data is the verb's reply object
+
+	session  bool // it accepts a session, whose process goes on
+	exitCode *int // of the process, where it has ended
 }
 
 func (r reply) size() int {
@@ -70,6 +102,7 @@ func (r reply) size() int {
 // the caller runs and ends with finish or forget, the first reply of one that
 // has finished, or a refusal.
 func (t *table) begin(key requestKey, verb command.Verb, digest string, now, deadline time.Time) (*entry, *reply, *command.Error) {
+	defer t.forgetDropped()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if e := t.entries[key]; e != nil {
@@ -77,6 +110,8 @@ func (t *table) begin(key requestKey, verb command.Verb, digest string, now, dea
 		case e.verb != verb || e.digest != digest:
 			return nil, nil, command.NewError(command.KindBadRequest,
 				"request id %s was used for another command by the same caller; make a new id for each command", key.id)
+		case !e.finished && e.earlier:
+			return nil, nil, errEarlier
 		case !e.finished:
 			return nil, nil, command.NewError(command.KindDuplicate, "the same request is running")
 		}
@@ -84,16 +119,18 @@ func (t *table) begin(key requestKey, verb command.Verb, digest string, now, dea
 	}
 	e := &entry{key: key, verb: verb, digest: digest}
 	if verb.Changes() {
-		t.sweep(now)
-		if t.lasting >= t.maxLasting || t.bytes >= t.maxBytes {
+		t.sweep(now, t.full(key.uid))
+		mine := t.shares[key.uid]
+		switch {
+		case t.fullForAll():
 			return nil, nil, command.NewError(command.KindBusy,
 				"too many request ids are remembered (%d); try again when the deadlines of earlier commands have passed", t.lasting)
+		case t.full(key.uid):
+			return nil, nil, command.NewError(command.KindBusy,
+				"too many request ids of this caller are remembered (%d); try again when the deadlines of earlier commands have passed", mine.lasting)
 		}
-		e.ends = deadline.Add(keptBeyond)
-		t.lasting++
-		if t.lasting == 1 || e.ends.Before(t.oldest) {
-			t.oldest = e.ends
-		}
+		e.deadline = deadline
+		t.addLasting(e)
 	} else {
 		e.place = t.passing.PushFront(e)
 		if t.passing.Len() > t.maxPassing {
@@ -107,21 +144,45 @@ func (t *table) begin(key requestKey, verb command.Verb, digest string, now, dea
 	return e, nil, nil
 }
 
-// finish keeps the reply for whoever asks again.
-func (t *table) finish(e *entry, r reply) {
+func (t *table) addLasting(e *entry) {
+	t.give(e.key.uid, 1, e.reply.size())
+	e.ends = e.deadline.Add(keptBeyond)
+	if t.lasting == 1 || e.ends.Before(t.oldest) {
+		t.oldest = e.ends
+	}
+}
+
+// full tells whether there is no room for another request of the caller.
+func (t *table) full(uid string) bool {
+	mine := t.shares[uid]
+	return t.fullForAll() || t.most > 0 && mine.lasting >= t.most || t.mostBytes > 0 && mine.bytes >= t.mostBytes
+}
+
+func (t *table) fullForAll() bool { return t.lasting >= t.maxLasting || t.bytes >= t.maxBytes }
+
+// finish keeps the reply for whoever asks again. An error is of the journal, and
+// leaves the table as it should be.
+func (t *table) finish(e *entry, r reply) error {
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	if e.finished || t.entries[e.key] != e {
-		return
+		t.mu.Unlock()
+		return nil
 	}
 	e.finished, e.reply = true, r
-	if e.place == nil {
-		t.bytes += r.size()
+	e.open = r.session && !e.over
+	if r.exitCode != nil {
+		e.exitCode = r.exitCode
 	}
+	if e.place == nil {
+		t.give(e.key.uid, 0, r.size())
+	}
+	t.mu.Unlock()
+	return t.journalEnd(e)
 }
 
 // forget takes out a request that did not run.
 func (t *table) forget(e *entry) {
+	defer t.forgetDropped()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.entries[e.key] == e {
@@ -129,9 +190,13 @@ func (t *table) forget(e *entry) {
 	}
 }
 
-// sweep drops lasting entries whose time has come. It looks at all of them only
-// when there is something to find.
-func (t *table) sweep(now time.Time) {
+// sweep drops lasting entries whose time has come: where room is needed those
+// whose copies would be refused as expired, else those whose result is not asked
+// for any more. It looks at all of them only when there is something to find.
+func (t *table) sweep(now time.Time, pressed bool) {
+	if !pressed {
+		now = now.Add(-resultsKept)
+	}
 	if t.lasting == 0 || now.Before(t.oldest) {
 		return
 	}
@@ -139,7 +204,7 @@ func (t *table) sweep(now time.Time) {
 	for _, e := range t.entries {
 		switch {
 		case e.place != nil:
-		case e.finished && !now.Before(e.ends):
+		case !e.running() && !now.Before(e.ends):
 			t.drop(e)
 		case t.oldest.IsZero() || e.ends.Before(t.oldest):
 			t.oldest = e.ends
@@ -153,8 +218,27 @@ func (t *table) drop(e *entry) {
 		t.passing.Remove(e.place)
 		return
 	}
-	t.lasting--
-	t.bytes -= e.reply.size()
+	t.give(e.key.uid, -1, -e.reply.size())
+	if e.journaled {
+		t.dropped = append(t.dropped, journal.Key{UID: e.key.uid, ID: e.key.id})
+	}
+}
+
+// give counts lasting requests and bytes of replies.
+func (t *table) give(uid string, requests, bytes int) {
+	t.lasting += requests
+	t.bytes += bytes
+	s := t.shares[uid]
+	s.lasting += requests
+	s.bytes += bytes
+	if s == (share{}) {
+		delete(t.shares, uid)
+		return
+	}
+	if t.shares == nil {
+		t.shares = make(map[string]share)
+	}
+	t.shares[uid] = s
 }
 
 // overlap drops the second copy of a command while two connections of the agent

@@ -87,6 +87,47 @@ func TestAFullTableIsBusyAndForgetsNothingEarly(t *testing.T) {
 	}
 }
 
+func TestOneCallerCannotFillTheTable(t *testing.T) {
+	tb := newTable()
+	tb.maxLasting, tb.most, tb.maxBytes, tb.mostBytes = 8, 2, 1000, 100
+	now := time.Unix(1000, 0)
+	deadline := now.Add(time.Minute)
+	begin := func(uid string, i int, at time.Time) (*entry, *command.Error) {
+		e, _, refusal := tb.begin(requestKey{uid, fmt.Sprint(i)}, command.VerbExec, "d", at, deadline)
+		return e, refusal
+	}
+	for i := range 2 {
+		e, refusal := begin("mallory", i, now)
+		if refusal != nil {
+			t.Fatal(refusal)
+		}
+		tb.finish(e, reply{})
+	}
+	if _, refusal := begin("mallory", 2, now); refusal == nil || refusal.Kind != command.KindBusy {
+		t.Errorf("beyond the share: %v", refusal)
+	}
+	e, refusal := begin("alice", 0, now)
+	if refusal != nil {
+		t.Fatalf("another caller: %v", refusal)
+	}
+	tb.finish(e, reply{data: make([]byte, 100)})
+	if _, refusal := begin("alice", 1, now); refusal == nil || refusal.Kind != command.KindBusy {
+		t.Errorf("beyond the share of bytes: %v", refusal)
+	}
+	if e, refusal = begin("bob", 0, now); refusal != nil {
+		t.Fatalf("a third caller: %v", refusal)
+	}
+	tb.forget(e)
+	later := deadline.Add(keptBeyond)
+	if e, refusal = begin("mallory", 2, later); refusal != nil {
+		t.Fatalf("after the deadlines: %v", refusal)
+	}
+	tb.forget(e)
+	if len(tb.shares) != 0 || tb.lasting != 0 || tb.bytes != 0 {
+		t.Errorf("%v, %d, %d are counted of nothing", tb.shares, tb.lasting, tb.bytes)
+	}
+}
+
 func TestRepliesThatAreKeptAreBounded(t *testing.T) {
 	tb := newTable()
 	tb.maxBytes = 100

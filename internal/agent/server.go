@@ -23,18 +23,22 @@ type server struct {
 	instance string
 	protocol int
 	// earlier tells whether instance was an earlier run of this same agent.
-	earlier   func(instance string) bool
-	clock     *brokertime.Clock
-	now       func() time.Time // broker time or, until it is known, the device's
+	earlier func(instance string) bool
+	clock   *brokertime.Clock
+	// now is broker time or, until it is known, the device's.
+	now       func() (now time.Time, broker bool)
 	log       *slog.Logger
 	guard     guard
 	overlap   overlap
-	strangers strangers
+	strangers sample // refusals of senders that cannot be named
+	crowd     crowd
+	pressing  sample // refusals of callers that fill the queue
+	maxQueued int
 	table     table
 	audit     *auditor
 	handlers  map[command.Verb]Handler
 	sessions  *session.Manager
-	slots     chan struct{}
+	slots     slots
 	// clash is told of a command for another agent with this device id.
 	clash func(instance string)
 
@@ -46,7 +50,8 @@ type call struct {
 	msg     *nats.Msg
 	link    *link
 	start   time.Time // monotonic
-	arrived time.Time // broker time
+	arrived time.Time // broker time, or the device's where that is not known
+	timed   bool      // arrived is broker time
 	target  command.Target
 	caller  command.AuditCaller
 	header  command.RequestHeader
@@ -61,7 +66,9 @@ func (s *server) handle(l *link, msg *nats.Msg) {
 	if !s.overlap.first(msg.Reply) {
 		return
 	}
-	c := &call{msg: msg, link: l, start: time.Now(), arrived: s.now()}
+	// The clock is read once for what changes nothing: it is a system call.
+	c := &call{msg: msg, link: l, start: time.Now()}
+	c.arrived, c.timed = s.now()
 	defer func() {
 		if p := recover(); p != nil {
 			s.finish(c, s.panicked(c, p))
@@ -79,6 +86,12 @@ func (s *server) handle(l *link, msg *nats.Msg) {
 		}
 		return
 	}
+	if waiting := l.waiting(); s.crowd.presses(c.caller.UID, c.start, waiting, s.maxQueued) {
+		a := refuseWith(command.KindBusy, "%d commands wait for this device, most of them this caller's; send fewer at a time", waiting)
+		a.sampled = &s.pressing
+		s.finish(c, a)
+		return
+	}
 	if refused := s.accept(c); refused != nil {
 		s.finish(c, refused)
 		return
@@ -87,15 +100,12 @@ func (s *server) handle(l *link, msg *nats.Msg) {
 		s.finish(c, s.run(l.handling, c))
 		return
 	}
-	select {
-	case s.slots <- struct{}{}:
-	default:
-		s.finish(c, s.withdraw(c, command.NewError(command.KindBusy,
-			"%d commands are running on this device; try again", cap(s.slots))))
+	if busy := s.slots.take(c.caller.UID); busy != nil {
+		s.finish(c, s.withdraw(c, busy))
 		return
 	}
 	l.inflight.Go(func() {
-		defer func() { <-s.slots }()
+		defer s.slots.free(c.caller.UID)
 		s.finish(c, s.run(l.handling, c))
 	})
 }
@@ -126,7 +136,7 @@ func (s *server) authenticate(c *call) (command.Target, *answer) {
 		}
 		c.target.Verb = unverifiedVerb
 		t, a := deny(refusal)
-		a.unverified = true
+		a.sampled = &s.strangers
 		return t, a
 	case !strings.HasPrefix(c.msg.Subject, command.Subject(s.device, "")):
 		return deny("the subject is another device's")
@@ -234,7 +244,7 @@ func (s *server) checkDeadline(c *call, changes bool) *answer {
 	if c.header.Deadline.IsZero() {
 		return nil
 	}
-	now, known := s.clock.Latest()
+	now, known := c.arrived, c.timed
 	switch {
 	case !known && changes:
 		return refuseWith(command.KindBusy, "this device does not know the time yet; try again")
@@ -287,12 +297,12 @@ func (s *server) run(ctx context.Context, c *call) (a *answer) {
 		}
 	}()
 	req := &Request{
-		Verb: c.target.Verb, Caller: c.caller, Header: c.header, Payload: c.msg.Data, Arrived: c.arrived,
+		Verb: c.target.Verb, Caller: c.caller, Header: c.header, Payload: c.msg.Data, Arrived: c.arrived, Timed: c.timed,
 		stillValid: func() error { return s.stillValid(c) },
 	}
 	if c.target.Verb.Changes() {
-		if err := req.StillValid(); err != nil {
-			return refuse(asCommandError(err))
+		if refused := s.begin(c, req); refused != nil {
+			return refused
 		}
 	}
 	c.ran = true
@@ -308,8 +318,39 @@ func (s *server) run(ctx context.Context, c *call) (a *answer) {
 		return s.failed(c, fmt.Errorf("the reply has %d bytes, more than the %d allowed", len(data), command.MaxDocument))
 	}
 	a = &answer{reply: reply{data: data}}
-	if opened, ok := result.(command.SessionReply); ok {
-		a.session = opened.Session
+	switch result := result.(type) {
+	case command.SessionReply:
+		a.session, a.opened = true, result.Session
+	case command.ExecReply:
+		a.exitCode = &result.ExitCode
 	}
 	return a
+}
+
+// begin is what comes right before a handler that changes something: the request
+// is on disk, and its deadline has not passed.
+func (s *server) begin(c *call, req *Request) *answer {
+	e := c.entry
+	req.ended = func(exitCode *int, failure *command.Error) {
+		s.journalFault(s.table.ended(e, exitCode, failure))
+	}
+	if err := req.StillValid(); err != nil {
+		return refuse(asCommandError(err))
+	}
+	if err := s.table.start(e); err != nil {
+		s.journalFault(err)
+		return s.withdraw(c, command.NewError(command.KindBusy,
+			"this device cannot note on its disk that the command starts; it did not run; see to the disk, and try again"))
+	}
+	if err := req.StillValid(); err != nil { // a slow disk
+		return refuse(asCommandError(err))
+	}
+	return nil
+}
+
+// journalFault logs that the journal could not be written.
+func (s *server) journalFault(err error) {
+	if err != nil {
+		s.log.Error("the journal of requests could not be written; a restart of the agent may not know how a command ended", "error", err)
+	}
 }

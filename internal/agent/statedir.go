@@ -15,6 +15,7 @@ import (
 const (
 	lockFile      = "lock"
 	auditFile     = "audit.spool"
+	journalFile   = "requests.journal"
 	instancesFile = "instances.json"
 	desiredFile   = "desired-state"
 )

@@ -14,36 +14,41 @@ import (
 // of the stream, which keeps a number of them for each.
 const unverifiedVerb command.Verb = "unverified"
 
-// What senders who cannot be named leave in audit and log at most; the rest is
-// counted.
+// What refusals without bound leave in audit and log at most, such as those of
+// senders who cannot be named; the rest is counted.
 const (
-	strangersMost   = 100
-	strangersWindow = 10 * time.Second
+	sampleMost   = 100
+	sampleWindow = 10 * time.Second
 )
 
-// strangers does that counting. The zero value is ready.
-type strangers struct {
+// sample does that counting.
+type sample struct {
+	of string // what is counted, for the record
+
 	mu    sync.Mutex
 	since time.Time
 	kept  int
 	left  int // since the last that was kept
 }
 
-// keep tells whether the denial is recorded, and adds to its reason how many
+// keep tells whether the refusal is recorded, and adds to its reason how many
 // were not.
-func (s *strangers) keep(a *answer, now time.Time) bool {
+func (s *sample) keep(a *answer, now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if now.Sub(s.since) >= strangersWindow {
+	if now.Sub(s.since) >= sampleWindow {
 		s.since, s.kept = now, 0
 	}
-	if s.kept == strangersMost {
+	if s.kept == sampleMost {
 		s.left++
 		return false
 	}
 	s.kept++
 	if s.left > 0 {
-		a.reason = fmt.Sprintf("%s; %d more from senders that cannot be named were not recorded", a.reason, s.left)
+		if a.reason == "" {
+			a.reason = a.err.Message
+		}
+		a.reason = fmt.Sprintf("%s; %d more %s were not recorded", a.reason, s.left, s.of)
 		s.left = 0
 	}
 	return true

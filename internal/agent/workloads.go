@@ -19,7 +19,7 @@ func (a *Agent) serveWorkloads() {
 	} {
 		a.server.handlers[verb] = HandlerFunc(func(ctx context.Context, req *Request) (any, error) {
 			return handle(ctx, workload.Call{
-				Verb: req.Verb, Caller: req.Caller, Header: req.Header, Payload: req.Payload, StillValid: req.StillValid, Now: a.now,
+				Verb: req.Verb, Caller: req.Caller, Header: req.Header, Payload: req.Payload, StillValid: req.StillValid, Ended: req.Ended, Now: a.now,
 				Remaining: func() time.Duration {
 					if req.Header.Deadline.IsZero() {
 						return command.MaxDeadline

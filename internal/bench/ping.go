@@ -2,12 +2,17 @@ package bench
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"golang.org/x/sys/unix"
 
 	"github.com/harmony-fleet/fleet/client"
+	"github.com/harmony-fleet/fleet/command"
+	"github.com/harmony-fleet/fleet/internal/access"
+	"github.com/harmony-fleet/fleet/internal/broker"
 )
 
 // Ping is the latency of one ping after the other, over TCP on loopback, against
@@ -107,9 +112,15 @@ func measureScatter(ctx context.Context, o Options, dir string) ([]Result, error
 	}
 	defer func() { _ = c.Close() }()
 
-	var ours, bare []time.Duration
+	data, err := dial(srv, broker.UserData, passwords.Data, command.InboxPrefix(command.UID(broker.UserData)))
+	if err != nil {
+		return nil, err
+	}
+	defer data.Close()
+
+	var ours, bare, oursCPU, bareCPU []time.Duration
 	for round := range o.Rounds + 2 {
-		start := time.Now()
+		start, cpu := time.Now(), processorTime()
 		answered := 0
 		for r := range c.PingAll(ctx, agents.ids, client.FanOut{}) {
 			if r.Err != nil {
@@ -121,19 +132,67 @@ func measureScatter(ctx context.Context, o Options, dir string) ([]Result, error
 		if answered != o.Agents {
 			return nil, fmt.Errorf("%d outcomes for %d agents", answered, o.Agents)
 		}
+		cpu = processorTime() - cpu
+		// The records of this round go to the broker a little later, in the background:
+		// neither the bare round nor the next one is to pay for that.
+		if err := awaitAudit(ctx, data, uint64(o.Agents*(round+1))); err != nil {
+			return nil, err
+		}
+		cpu2 := processorTime()
 		took2, err := bareScatter(ctx, nc, bareIDs)
 		if err != nil {
 			return nil, err
 		}
+		cpu2 = processorTime() - cpu2
 		if round > 1 {
 			ours, bare = append(ours, took), append(bare, took2)
+			oursCPU, bareCPU = append(oursCPU, cpu), append(bareCPU, cpu2)
 		}
 	}
 	what := fmt.Sprintf("ping of %d agents in one process, median", o.Agents)
 	return []Result{
 		Result{Name: "scatter", What: what, Unit: "ms", Value: millis(quantile(ours, 0.5))}.against(millis(quantile(bare, 0.5)), 1.5),
 		Result{Name: "scatter_worst", What: fmt.Sprintf("the same, worst of %d", o.Rounds), Unit: "ms", Value: millis(quantile(ours, 1))}.beside(millis(quantile(bare, 1))),
+		Result{Name: "scatter_cpu", What: "the same, processor time for each agent, broker and caller included, median", Unit: "us", Value: micros(quantile(oursCPU, 0.5)) / float64(o.Agents)}.
+			beside(micros(quantile(bareCPU, 0.5)) / float64(o.Agents)),
 	}, nil
+}
+
+// processorTime is what this process has used of the processors.
+func processorTime() time.Duration {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// awaitAudit waits until the broker has taken so many audit records in all.
+func awaitAudit(ctx context.Context, nc *nats.Conn, records uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	for {
+		msg, err := nc.RequestWithContext(ctx, "$JS.API.STREAM.INFO."+access.StreamAudit, nil)
+		if err != nil {
+			return fmt.Errorf("wait for %d audit records: %w", records, err)
+		}
+		var info struct {
+			State struct {
+				LastSeq uint64 `json:"last_seq"`
+			} `json:"state"`
+		}
+		if err := json.Unmarshal(msg.Data, &info); err != nil {
+			return fmt.Errorf("wait for audit records: %w", err)
+		}
+		if info.State.LastSeq >= records {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the broker has %d audit records of %d: %w", info.State.LastSeq, records, ctx.Err())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
 
 // Offline is how soon a caller learns that nobody listens.

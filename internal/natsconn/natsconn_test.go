@@ -2,16 +2,8 @@ package natsconn_test
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
-	"math/big"
 	"net"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -27,6 +19,7 @@ import (
 	"github.com/harmony-fleet/fleet/internal/brokertime"
 	"github.com/harmony-fleet/fleet/internal/credentials"
 	"github.com/harmony-fleet/fleet/internal/natsconn"
+	"github.com/harmony-fleet/fleet/internal/testcert"
 	"github.com/harmony-fleet/fleet/internal/testwait"
 )
 
@@ -310,7 +303,7 @@ func TestDiscoveredServersAreIgnoredOverPlaintext(t *testing.T) {
 
 func TestTLSIsRequiredWhereACAIsGiven(t *testing.T) {
 	dir := t.TempDir()
-	certFile, keyFile := selfSigned(t, dir)
+	certFile, keyFile := testcert.SelfSigned(t, dir)
 	pass := &broker.UserPass{Ops: "o", Data: "d", Device: "v"}
 	secure, err := broker.Start(t.Context(), broker.Config{
 		Port: broker.AnyPort, StoreDir: t.TempDir(), UserPass: pass, TLS: &broker.TLS{CertFile: certFile, KeyFile: keyFile},
@@ -335,7 +328,7 @@ func TestTLSIsRequiredWhereACAIsGiven(t *testing.T) {
 
 	for name, change := range map[string]func(*natsconn.Config){
 		"server without TLS":          func(c *natsconn.Config) { c.URLs = []string{"nats://" + plain.Addr().String()} },
-		"certificate of someone else": func(c *natsconn.Config) { c.TLS.CA, _ = selfSigned(t, t.TempDir()) },
+		"certificate of someone else": func(c *natsconn.Config) { c.TLS.CA, _ = testcert.SelfSigned(t, t.TempDir()) },
 		"CA file missing":             func(c *natsconn.Config) { c.TLS.CA = filepath.Join(dir, "absent.pem") },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -348,35 +341,4 @@ func TestTLSIsRequiredWhereACAIsGiven(t *testing.T) {
 			}
 		})
 	}
-}
-
-// selfSigned writes a certificate for 127.0.0.1 that is its own authority.
-func selfSigned(t *testing.T, dir string) (certFile, keyFile string) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	for file, block := range map[string]*pem.Block{
-		certFile: {Type: "CERTIFICATE", Bytes: der}, keyFile: {Type: "PRIVATE KEY", Bytes: keyDER},
-	} {
-		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return certFile, keyFile
 }

@@ -2,11 +2,9 @@ package spool
 
 import (
 	"bytes"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/crc32"
 
 	"github.com/harmony-fleet/fleet/command"
 )
@@ -14,38 +12,6 @@ import (
 // maxLine bounds a line of the file, in bytes; the broker takes records of at
 // most 16 KiB.
 const maxLine = 64 << 10
-
-const crcLen = 8 // hex digits
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-// encodeLine frames one JSON object. JSON as encoding/json writes it holds no
-// newline.
-func encodeLine(data []byte) []byte {
-	line := make([]byte, 0, crcLen+1+len(data)+1)
-	sum := crc32.Checksum(data, castagnoli)
-	line = hex.AppendEncode(line, []byte{byte(sum >> 24), byte(sum >> 16), byte(sum >> 8), byte(sum)})
-	line = append(line, ' ')
-	line = append(line, data...)
-	return append(line, '\n')
-}
-
-// decodeLine takes a line apart. The data is part of line.
-func decodeLine(line []byte) ([]byte, error) {
-	if len(line) < crcLen+2 || line[crcLen] != ' ' || line[len(line)-1] != '\n' {
-		return nil, errors.New("a line is not complete")
-	}
-	data := line[crcLen+1 : len(line)-1]
-	var sum [4]byte
-	if _, err := hex.Decode(sum[:], line[:crcLen]); err != nil {
-		return nil, errors.New("a line has no checksum")
-	}
-	want := uint32(sum[0])<<24 | uint32(sum[1])<<16 | uint32(sum[2])<<8 | uint32(sum[3])
-	if crc32.Checksum(data, castagnoli) != want {
-		return nil, errors.New("a line has a wrong checksum")
-	}
-	return data, nil
-}
 
 // header is the first line. Head is the hash of the last record before those
 // in the file, so that the chain goes on though they are gone.
@@ -80,17 +46,12 @@ type scan struct {
 	head    string
 	lost    uint64
 	acked   int64
-	size    int64   // of the part that is whole
+	size    int64   // of the lines so far
 	ends    []int64 // of the records not confirmed, in order
 }
 
-// add takes the next line, including its newline.
-func (s *scan) add(line []byte, device string) error {
-	data, err := decodeLine(line)
-	if err != nil {
-		return err
-	}
-	end := s.size + int64(len(line))
+// add takes the next line, which ends at the offset end.
+func (s *scan) add(data []byte, end int64, device string) error {
 	switch {
 	case !s.started:
 		if err := json.Unmarshal(data, &s.header); err != nil || s.header.Spool != formatVersion {
