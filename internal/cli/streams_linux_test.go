@@ -23,7 +23,7 @@ import (
 func streaming(t *testing.T) *home {
 	t.Helper()
 	p := hostpodman.Start(t)
-	p.Service(t, "vm-device-00", "hello", "web", "sh", "-c", "echo one; echo oops >&2; echo two; exec sleep 1000000")
+	p.Service(t, "vm-device-00", "hello", "web", "sh", "-c", "echo one; sleep 0.2; echo oops >&2; sleep 0.2; echo two; exec sleep 1000000")
 	h := newHome(t)
 	h.up("--devices", "1", "--runtime", p.Socket)
 	testwait.For(t, patience, "the device's status", func() bool { return h.fleet("exec", "vm-device-00", "--container", "web", "--", "true").code == 0 })

@@ -176,8 +176,14 @@ func (p *Podman) close() error {
 		_ = syscall.Kill(p.pid, syscall.SIGKILL)
 	}
 	<-p.ended
-	p.unmount()
-	return errors.Join(err, os.RemoveAll(p.dir))
+	// What Podman starts to clean up after a container may still mount something.
+	for deadline := time.Now().Add(patience); ; time.Sleep(testwait.Interval) {
+		p.unmount()
+		removeErr := os.RemoveAll(p.dir)
+		if removeErr == nil || time.Now().After(deadline) {
+			return errors.Join(err, removeErr)
+		}
+	}
 }
 
 // unmount takes away what Podman mounted: containers, and its own storage. What

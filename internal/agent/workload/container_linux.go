@@ -21,9 +21,8 @@ func (s *Server) prepareContainer(ctx context.Context, c Call, p program, w engi
 	if !facts.Running {
 		return nil, command.NewError(command.KindNotFound, "the container %s does not run", nameOf(w))
 	}
-	mount, err := os.Readlink(mountNamespace(facts.PID))
-	own, ownErr := os.Readlink(mountNamespace(os.Getpid()))
-	if err != nil || ownErr != nil || mount == own {
+	mount, seen := foreignMount(facts.PID)
+	if !seen {
 		return nil, command.NewError(command.KindRuntimeUnavailable,
 			"this agent cannot see the processes of the container %s, and so could not end what %s starts; run the agent in the host's PID namespace, as a user that may signal them", nameOf(w), c.Verb)
 	}
@@ -44,6 +43,17 @@ func (s *Server) prepareContainer(ctx context.Context, c Call, p program, w engi
 		}
 		return proc, nil
 	}, nil
+}
+
+// foreignMount is the mount namespace of a process that is in another one than
+// the agent, as every container's is.
+func foreignMount(pid int) (namespace string, ok bool) {
+	if pid <= 0 {
+		return "", false
+	}
+	namespace, err := os.Readlink(mountNamespace(pid))
+	own, ownErr := os.Readlink(mountNamespace(os.Getpid()))
+	return namespace, err == nil && ownErr == nil && namespace != own
 }
 
 func mountNamespace(pid int) string { return fmt.Sprintf("/proc/%d/ns/mnt", pid) }

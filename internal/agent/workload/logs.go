@@ -2,11 +2,13 @@ package workload
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/harmony-fleet/fleet/command"
 	"github.com/harmony-fleet/fleet/internal/agent/session"
 	"github.com/harmony-fleet/fleet/internal/engine"
+	"github.com/harmony-fleet/fleet/internal/engine/logfile"
 )
 
 // Logs opens a session with the output of a container.
@@ -66,41 +68,92 @@ type follower struct {
 	reopen  bool
 }
 
-func (f *follower) run(ctx context.Context, w engine.Container) session.Result {
+func (f *follower) run(ctx context.Context, c engine.Container) session.Result {
 	o := f.options
 	for {
-		err := f.copy(ctx, w.ID, o)
+		last, err := f.copy(ctx, c.ID, o)
 		switch {
 		case ctx.Err() != nil:
 			return session.Result{}
+		case errors.Is(err, logfile.ErrLost):
+			return session.Result{Err: command.NewError(command.KindInternal, "%v", logfile.ErrLost)}
+		case errors.Is(err, engine.ErrNotFound):
+			// It went with its output; there may be a next one.
 		case err != nil:
 			f.server.log.Error("the output of a container cannot be read", "container", f.name, "error", err)
 			return session.Result{Err: command.NewError(command.KindRuntimeUnavailable, "the output of the container cannot be read any further; the agent's log says why")}
-		case !f.options.Follow:
+		}
+		if !o.Follow || (!o.Until.IsZero() && time.Now().After(o.Until)) {
 			return session.Result{}
 		}
-		next, ok := f.successor(ctx, w)
+		next, ok := f.successor(ctx, c)
 		if !ok {
 			return session.Result{}
 		}
-		w = next
-		// All of the new container's.
-		o.Tail, o.Since = nil, time.Time{}
+		o.Tail, o.Since = nil, time.Time{} // all of the new container's
+		if next.ID == c.ID {
+			o.Since = last.Add(time.Nanosecond)
+		}
+		c = next
 	}
 }
 
-func (f *follower) copy(ctx context.Context, id string, o engine.LogsOptions) error {
+// copy hands on the output of one container until there is no more, and tells
+// of when the last of it is.
+func (f *follower) copy(ctx context.Context, id string, o engine.LogsOptions) (last time.Time, err error) {
+	facts, err := f.server.o.Engine.Facts(ctx, id)
+	if err != nil {
+		return time.Time{}, err
+	}
+	if facts.LogPath != "" {
+		// The engine's file, where the agent can read it: see package logfile.
+		r, err := logfile.Open(facts.LogPath, logfile.Options{
+			Stdout: o.Stdout, Stderr: o.Stderr, Tail: o.Tail, Since: o.Since, Until: o.Until, Timestamps: o.Timestamps, Follow: o.Follow,
+		})
+		if err == nil {
+			defer r.Close()
+			err := r.Copy(ctx, f.running(id, facts), func(s logfile.Stream, p []byte) error { return f.write(engine.Output(s), p) })
+			return r.Last(), err
+		}
+		f.server.log.Debug("the engine's log file is not used", "container", f.name, "error", err)
+	}
 	r, err := f.server.o.Engine.Logs(ctx, id, o)
 	if err != nil {
-		return err
+		return time.Time{}, err
 	}
 	defer r.Close()
-	stop := context.AfterFunc(ctx, func() { r.Close() }) // a read under way
+	stop := context.AfterFunc(ctx, func() { r.Close() }) // ends a read under way
 	defer stop()
-	return engine.Demux(r, func(out engine.Output, p []byte) error {
-		_, err := f.session.Write(stream(out), p)
-		return err
-	})
+	err = engine.Demux(r, f.write)
+	return time.Now(), err
+}
+
+func (f *follower) write(out engine.Output, p []byte) error {
+	_, err := f.session.Write(stream(out), p)
+	return err
+}
+
+// running tells whether more output may come. Most of the time a look at the
+// container's first process says so, which costs the engine nothing.
+func (f *follower) running(id string, facts engine.Facts) func(context.Context) (bool, error) {
+	mount, seen := foreignMount(facts.PID)
+	return func(ctx context.Context) (bool, error) {
+		if now, ok := foreignMount(facts.PID); seen && ok && now == mount {
+			return true, nil
+		}
+		latest, err := f.server.o.Engine.Facts(ctx, id)
+		switch {
+		case errors.Is(err, engine.ErrNotFound):
+			return false, nil
+		case err != nil:
+			return true, nil // the engine is away for a while; the file goes on
+		case !latest.Running:
+			return false, nil
+		}
+		facts = latest
+		mount, seen = foreignMount(facts.PID)
+		return true, nil
+	}
 }
 
 func stream(out engine.Output) command.Stream {
@@ -117,23 +170,27 @@ const (
 	lookEvery = 200 * time.Millisecond
 )
 
-// successor waits for the container that replaces old. Without reopen it only
-// tells the reader that there is one.
+// successor waits for the container that replaces old, or for old to be started
+// again. Without reopen it only tells the reader what there is.
 func (f *follower) successor(ctx context.Context, old engine.Container) (engine.Container, bool) {
 	began, told := time.Now(), false
 	for {
 		all, err := f.server.o.Engine.Containers(ctx, f.server.o.DeviceID)
 		if err == nil {
-			for _, w := range engine.Find(all, f.name) {
-				if w.ID == old.ID {
-					continue
-				}
-				if f.reopen {
+			for _, c := range engine.Find(all, f.name) {
+				again := c.ID == old.ID
+				switch {
+				case again && (!f.reopen || c.State != engine.StateRunning):
+				case again:
+					f.session.Notice("the container " + f.name + " was started again")
+					return c, true
+				case f.reopen:
 					f.session.Notice("the container " + f.name + " was replaced; going on with the new one")
-					return w, true
+					return c, true
+				default:
+					f.session.Notice("the container " + f.name + " was replaced; the output of the new one is not followed")
+					return engine.Container{}, false
 				}
-				f.session.Notice("the container " + f.name + " was replaced; the output of the new one is not followed")
-				return w, false
 			}
 		}
 		if !f.reopen {
@@ -141,7 +198,7 @@ func (f *follower) successor(ctx context.Context, old engine.Container) (engine.
 		}
 		if !told && time.Since(began) > lookFor {
 			told = true
-			f.session.Notice("the container " + f.name + " ended; waiting for the one that replaces it")
+			f.session.Notice("the container " + f.name + " ended; waiting for it to be started again or replaced")
 		}
 		select {
 		case <-ctx.Done():

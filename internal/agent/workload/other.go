@@ -20,3 +20,5 @@ func (s *Server) prepareHost(c Call, _ program) (func(context.Context) (process,
 func notHere(c Call) error {
 	return command.NewError(command.KindRuntimeUnavailable, "an agent on this operating system does not serve %s", c.Verb)
 }
+
+func foreignMount(int) (namespace string, ok bool) { return "", false }
