@@ -72,7 +72,8 @@ type Client struct {
 	mux  *mux
 	sub  *nats.Subscription
 
-	clock clock
+	clock   clock
+	streams streams
 
 	// ctx ends with Close; every goroutine ends with it and is waited for in wg.
 	ctx       context.Context
@@ -127,6 +128,7 @@ func New(nc *nats.Conn, opts Options) (*Client, error) {
 func (c *Client) Close() error {
 	c.closeOnce.Do(func() {
 		c.mux.shut(fault(command.OutcomeFailed, ErrClosed, "not sent, or given up"))
+		c.streams.close(fault(command.OutcomeFailed, ErrClosed, "given up"))
 		_ = c.sub.Unsubscribe() // fails where the connection is closed, which is as good
 		unhook(c)
 		c.clock.mu.Lock() // no sync starts after this
@@ -153,9 +155,14 @@ func (c *Client) watch(status <-chan nats.Status) {
 				// may be another one, with another clock.
 				c.mux.admit()
 				c.syncSoon()
+				c.streams.each((*stream).resume)
 				continue
 			}
-			c.mux.failAll(lost(s, c.lastError()))
+			err := lost(s, c.lastError())
+			c.mux.failAll(err)
+			if s == nats.CLOSED || s == nats.DRAINING_SUBS || s == nats.DRAINING_PUBS {
+				c.streams.each(func(s *stream) { s.fail(err) })
+			} // else they outlive it
 		}
 	}
 }

@@ -95,16 +95,21 @@ func (c *Client) onViolation(err error) bool {
 			"the broker does not let this user receive replies under %s; connect with the user's own inbox prefix", strings.TrimSuffix(c.mux.prefix, ".")))
 		return true
 	case subscription:
-		return false
+		return c.streams.refuse(subject, fault(command.OutcomeDenied, err, "the broker does not let this user receive the output of sessions; it lacks the role"))
 	}
 	what := "publish on " + subject
-	if target, parseErr := command.ParseSubject(subject); parseErr == nil {
+	target, parseErr := command.ParseSubject(subject)
+	if parseErr == nil {
 		what = "send this command to this device"
 		if target.Verb != "" {
 			what = "send " + string(target.Verb) + " to this device"
 		}
 	}
-	return c.mux.failSubject(subject, fault(command.OutcomeDenied, err, "the broker does not let this user %s; it lacks the role", what))
+	denied := fault(command.OutcomeDenied, err, "the broker does not let this user %s; it lacks the role", what)
+	if parseErr == nil && target.Verb == "" {
+		return c.streams.refuseControl(target, denied)
+	}
+	return c.mux.failSubject(subject, denied)
 }
 
 // parseViolation takes the subject out of the server's message:

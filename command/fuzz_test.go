@@ -209,3 +209,44 @@ func fuzzDocument[T Document](f *testing.F) {
 		sameAgain(t, got, DecodeDocument[T])
 	})
 }
+
+// A chunk that is accepted, written again, reads as the same.
+func FuzzReadChunk(f *testing.F) {
+	f.Add("1", "stdout", "")
+	f.Add("", "progress", "")
+	f.Add("18446744073709551615", "", "eof")
+	f.Add("0", "pty", "eof")
+	f.Fuzz(func(t *testing.T, seq, stream, end string) {
+		h := map[string][]string{}
+		for name, value := range map[string]string{HeaderSeq: seq, HeaderStream: stream, HeaderEnd: end} {
+			if value != "" {
+				h[name] = []string{value}
+			}
+		}
+		c, err := ReadChunk(h)
+		if err != nil {
+			return
+		}
+		again := map[string][]string{}
+		c.Write(again)
+		if !reflect.DeepEqual(h, again) {
+			t.Fatalf("%v is %+v, which is %v", h, c, again)
+		}
+	})
+}
+
+func FuzzDecodeSession(f *testing.F) {
+	seed(f)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		for _, err := range []error{
+			second(DecodeSession[Credit](data)), second(DecodeSession[Progress](data)), second(DecodeSession[SessionEnd](data)),
+			second(DecodeSession[Resize](data)), second(DecodeSession[Signal](data)),
+		} {
+			if err == nil && !json.Valid(data) {
+				t.Fatalf("read %q", data)
+			}
+		}
+	})
+}
+
+func second[T any](_ T, err error) error { return err }

@@ -55,6 +55,9 @@ type LogsRequest struct {
 	Timestamps bool     `json:"timestamps"`      //
 	Stdout     bool     `json:"stdout"`          //
 	Stderr     bool     `json:"stderr"`          //
+	// Reopen goes on with the new container where the one that is followed is
+	// replaced. Without it the session ends there.
+	Reopen bool `json:"reopen,omitempty"`
 }
 
 // ExecRequest is the payload of exec. Without a session the reply carries the
@@ -68,6 +71,13 @@ type ExecRequest struct {
 	Workdir   string            `json:"workdir,omitempty"`
 	User      string            `json:"user,omitempty"`
 	Stdin     bool              `json:"stdin,omitempty"`
+	// TTY gives the program a pseudo-terminal of 24 rows and 80 columns until the
+	// first resize. Only with a session.
+	TTY bool `json:"tty,omitempty"`
+	// TimeoutMS is how long the program may run, in milliseconds, before it is
+	// killed; 0: as long as the agent's policy allows. Without a session it is
+	// killed at the deadline of the request too.
+	TimeoutMS int64 `json:"timeout_ms,omitempty"`
 }
 
 // MaxExecOutput is how much output an exec without a session returns, in bytes,
@@ -103,8 +113,9 @@ type SessionReply struct {
 
 // Credit is the payload of [OpCredit].
 type Credit struct {
-	Ack    uint64 `json:"ack"`    // last chunk number received without a gap
-	Credit int64  `json:"credit"` // bytes the device may have in flight beyond it
+	Ack    uint64 `json:"ack"`              // last chunk number received without a gap
+	Credit int64  `json:"credit"`           // bytes the device may have in flight beyond it
+	Resend bool   `json:"resend,omitempty"` // what came after ack was lost: send it again
 }
 
 // Resize is the payload of [OpResize].
@@ -126,6 +137,8 @@ const (
 	StreamStdout Stream = "stdout"
 	StreamStderr Stream = "stderr"
 	StreamPTY    Stream = "pty"
+
+	StreamProgress Stream = "progress" // no output: see Progress
 )
 
 // EndReason is why a session ended; the value of [HeaderEnd].

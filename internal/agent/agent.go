@@ -17,6 +17,7 @@ import (
 
 	"github.com/harmony-fleet/fleet/command"
 	"github.com/harmony-fleet/fleet/internal/agent/journal"
+	"github.com/harmony-fleet/fleet/internal/agent/session"
 	"github.com/harmony-fleet/fleet/internal/agent/spool"
 	"github.com/harmony-fleet/fleet/internal/brokertime"
 	"github.com/harmony-fleet/fleet/internal/engine"
@@ -37,7 +38,8 @@ type Agent struct {
 	watch  watcher
 	// runtime keeps containers as desired; nil where RuntimeEnabled is false.
 	runtime     *reconcile.Reconciler
-	closeEngine func() error // nil: the engine is not the agent's
+	engine      *engine.Engine // of logs, exec and shell; nil: there is none
+	closeEngine func() error   // nil: the engine is not the agent's
 
 	ran     atomic.Bool
 	ready   chan struct{}
@@ -108,12 +110,16 @@ func New(o Options) (*Agent, error) {
 			maxLasting: o.MaxRequests, maxPassing: defaultPassing, maxBytes: defaultMaxBytes,
 			most: max(1, o.MaxRequests/callerShares), mostBytes: defaultMaxBytes / callerShares,
 		},
+		sessions: session.New(session.Options{
+			Device: o.DeviceID, Conn: a.conn, MaxSessions: o.Policy.MaxSessions, MaxPerCaller: o.Policy.MaxSessionsPerCaller,
+		}),
 		handlers:  map[command.Verb]Handler{command.VerbPing: pingHandler{a}},
 		slots:     slots{most: o.MaxConcurrent, mostEach: max(1, o.MaxConcurrent/2)},
 		clash:     a.clashed,
 		strangers: sample{of: "from senders that cannot be named"}, pressing: sample{of: "of callers that fill the queue"}, maxQueued: o.MaxQueued,
 	}
 	a.server.handlers[command.VerbResult] = resultHandler{&a.server.table}
+	a.serveWorkloads()
 	for verb, h := range o.Handlers {
 		a.server.handlers[verb] = h
 	}
@@ -131,6 +137,7 @@ func (a *Agent) openRuntime() error {
 		}
 		o.Engine, a.closeEngine = e, e.Close
 	}
+	a.engine, _ = o.Engine.(*engine.Engine) // nil for a test's
 	a.state.runtime = command.RuntimeUnavailable
 	r := o.Reconcile
 	r.Device, r.Engine, r.Report, r.Logger = o.DeviceID, o.Engine, a.state.setReport, a.log
@@ -154,6 +161,14 @@ func (a *Agent) Instance() string { return a.instance }
 
 // Ready is closed when the agent takes commands for the first time.
 func (a *Agent) Ready() <-chan struct{} { return a.ready }
+
+// conn is the connection in use; nil: there is none.
+func (a *Agent) conn() *nats.Conn {
+	if l := a.current.Load(); l != nil {
+		return l.nc
+	}
+	return nil
+}
 
 // now is broker time or, until it is known, the device's.
 func (a *Agent) now() time.Time {
@@ -300,6 +315,7 @@ func (a *Agent) damaged(reason, message string) {
 // stop ends the intake, answers what was accepted, and makes one attempt to
 // bring the last audit records to the broker.
 func (a *Agent) stop(ctx context.Context) {
+	a.server.sessions.Close()
 	l := a.current.Load()
 	if l != nil {
 		l.drain(ctx, a.opts.DrainTimeout, a.opts.DrainTimeout)

@@ -19,6 +19,7 @@ type answer struct {
 	replayed bool
 	silent   bool    // no reply is sent
 	sampled  *sample // only some of its kind are recorded; nil: each is
+	opened   string  // id of the session that was opened
 	reason   string  // for the audit record and the log; default: the error's message
 }
 
@@ -97,8 +98,8 @@ func (s *server) record(c *call, a *answer) {
 		RequestID: c.header.RequestID, PayloadSHA256: c.digest,
 		Outcome: command.OutcomeOK, Replayed: a.replayed, DurationUS: time.Since(c.start).Microseconds(),
 	}
-	if c.target.Session != "" {
-		rec.Session = command.SessionDigest(c.target.Session)
+	if a.opened != "" {
+		rec.Event, rec.Session = command.AuditStart, command.SessionDigest(a.opened)
 	}
 	if a.err != nil {
 		rec.Outcome, rec.Kind, rec.Reason = a.err.Outcome, a.err.Kind, a.reason

@@ -31,7 +31,9 @@ func withHandler(o Options, verb command.Verb, h Handler) Options {
 func TestEachRefusalHasItsKind(t *testing.T) {
 	w := newWorld(t)
 	exec := &counting{}
-	a := start(t, withHandler(w.options("d1"), command.VerbExec, exec))
+	o := withHandler(w.options("d1"), command.VerbExec, exec)
+	o.Handlers[command.VerbShell] = nil // an agent that does not serve it
+	a := start(t, o)
 	now, _ := w.clock.Earliest()
 	with := func(change func(*command.RequestHeader)) command.RequestHeader {
 		h := w.change(a.Agent)

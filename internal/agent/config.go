@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/harmony-fleet/fleet/command"
+	"github.com/harmony-fleet/fleet/internal/agent/workload"
 	"github.com/harmony-fleet/fleet/internal/credentials"
 	"github.com/harmony-fleet/fleet/internal/natsconn"
 	"github.com/harmony-fleet/fleet/internal/tomlconfig"
@@ -48,8 +49,18 @@ type Config struct {
 		Socket string `toml:"socket"` // default engine.DefaultSocket
 	} `toml:"runtime"`
 	Exec struct {
-		Host bool `toml:"host"` // not used before exec is served
+		Host bool   `toml:"host"` // default false: only in containers
+		User string `toml:"user"` // whom programs on the host run as; needed with host
 	} `toml:"exec"`
+	Policy struct {
+		Verbs                []command.Verb `toml:"verbs"`                   // of logs, exec and shell; default: all
+		Containers           []string       `toml:"containers"`              // default: all
+		Callers              []string       `toml:"callers"`                 // default: all
+		MaxSessions          int            `toml:"max_sessions"`            // default 128
+		MaxSessionsPerCaller int            `toml:"max_sessions_per_caller"` // default 32
+		MaxDuration          Duration       `toml:"max_duration"`            // of exec and shell; default: none
+		IdleTimeout          Duration       `toml:"idle_timeout"`            // of shell; default: none
+	} `toml:"policy"`
 	Log struct {
 		Level  string `toml:"level"`  // debug, info (default), warn or error
 		Format string `toml:"format"` // text (default) or json
@@ -128,6 +139,9 @@ func (c Config) Validate() error {
 	if err := c.Credentials.Validate(); err != nil {
 		errs = append(errs, err)
 	}
+	if err := c.policy().Validate(); err != nil {
+		errs = append(errs, err)
+	}
 	if !slices.Contains([]string{"", "debug", "info", "warn", "error"}, c.Log.Level) {
 		bad("log.level", "%q is not debug, info, warn or error", c.Log.Level)
 	}
@@ -143,6 +157,15 @@ const (
 	minAuditBytes = 64 << 10
 	maxAuditBytes = 1 << 30
 )
+
+func (c Config) policy() workload.Policy {
+	p := c.Policy
+	return workload.Policy{
+		Verbs: p.Verbs, Containers: p.Containers, Callers: p.Callers, Host: c.Exec.Host, HostUser: c.Exec.User,
+		MaxSessions: p.MaxSessions, MaxSessionsPerCaller: p.MaxSessionsPerCaller,
+		MaxDuration: time.Duration(p.MaxDuration), IdleTimeout: time.Duration(p.IdleTimeout),
+	}
+}
 
 // Options are those of the agent that c describes, with log as its logger.
 func (c Config) Options(log *slog.Logger) (Options, error) {
@@ -161,6 +184,7 @@ func (c Config) Options(log *slog.Logger) (Options, error) {
 		RuntimeSocket:  c.Runtime.Socket,
 		MaxConcurrent:  c.Agent.MaxConcurrent,
 		AuditMaxBytes:  c.Agent.AuditMaxBytes,
+		Policy:         c.policy(),
 		DrainTimeout:   time.Duration(c.Agent.StopTimeout),
 		RetryMin:       time.Duration(c.NATS.RetryMin),
 		RetryMax:       time.Duration(c.NATS.RetryMax),

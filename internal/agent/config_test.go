@@ -45,6 +45,15 @@ token_file = "/token"
 socket = "unix:///run/user/1000/podman/podman.sock"
 [exec]
 host = true
+user = "fleet"
+[policy]
+verbs = ["logs", "exec"]
+containers = ["web", "hello/*"]
+callers = ["https://id.example#*"]
+max_sessions = 9
+max_sessions_per_caller = 4
+max_duration = "1h"
+idle_timeout = "10m"
 [log]
 level = "debug"
 format = "json"
@@ -97,7 +106,7 @@ func TestEachBadKeyIsNamed(t *testing.T) {
 	}{
 		{"empty", "", []string{"agent.device_id", "[credentials] type"}},
 		{"unknown key", swap("[credentials]", "devise_id = 1\n[credentials]"), []string{"line 3", `"agent.devise_id"`}},
-		{"unknown table", minimal + "[policy]\nx = 1\n", []string{"line 7", "policy"}},
+		{"unknown table", minimal + "[polcy]\nx = 1\n", []string{"line 7", "polcy"}},
 		{"two unknown keys", minimal + "x = 1\n[nats]\ny = 1\n", []string{`"credentials.x"`, `"nats.y"`}},
 		{"device id", swap("vm-device-00", "vm.device"), []string{"agent.device_id", "vm.device"}},
 		{"wrong kind", swap(`"vm-device-00"`, "7"), []string{"line 2", "agent.device_id"}},
@@ -115,6 +124,11 @@ func TestEachBadKeyIsNamed(t *testing.T) {
 		{"audit bytes", swap("[credentials]", "audit_max_bytes = 1\n[credentials]"), []string{"agent.audit_max_bytes"}},
 		{"stop timeout", swap("[credentials]", "stop_timeout = \"-1s\"\n[credentials]"), []string{"agent.stop_timeout"}},
 		{"stop timeout, no duration", swap("[credentials]", "stop_timeout = \"soon\"\n[credentials]"), []string{"line 3"}},
+		{"host without a user", minimal + "[exec]\nhost = true\n", []string{"exec.user"}},
+		{"policy verb", minimal + "[policy]\nverbs = [\"ping\"]\n", []string{"policy.verbs", "ping"}},
+		{"policy pattern", minimal + "[policy]\ncontainers = [\"[\"]\n", []string{"policy.containers"}},
+		{"policy sessions", minimal + "[policy]\nmax_sessions = -1\n", []string{"policy.max_sessions"}},
+		{"policy duration", minimal + "[policy]\nmax_duration = \"-1s\"\n", []string{"policy.max_duration"}},
 		{"label", swap("[credentials]", "labels = { \"\" = \"x\" }\n[credentials]"), []string{"agent.labels"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -222,6 +222,7 @@ func (p *loop) connected(l *link) {
 	p.beat()
 	p.watch.task.urge()
 	p.audit.connected()
+	p.server.sessions.Connected()
 }
 
 func (p *loop) beat() {

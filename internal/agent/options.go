@@ -8,6 +8,7 @@ import (
 
 	"github.com/harmony-fleet/fleet/command"
 	"github.com/harmony-fleet/fleet/internal/agent/spool"
+	"github.com/harmony-fleet/fleet/internal/agent/workload"
 	"github.com/harmony-fleet/fleet/internal/natsconn"
 	"github.com/harmony-fleet/fleet/internal/reconcile"
 	"github.com/harmony-fleet/fleet/internal/version"
@@ -41,7 +42,10 @@ type Options struct {
 	// Engine replaces the engine behind RuntimeSocket; the agent does not close it.
 	Engine reconcile.Engine
 
-	// Handlers add verbs, or replace ping's handler.
+	// Policy is what the device allows of logs, exec and shell.
+	Policy workload.Policy
+
+	// Handlers add verbs, or replace a handler; a nil one takes a verb away.
 	Handlers map[command.Verb]Handler
 	// MaxConcurrent is how many commands run at once, at most half of them (at least
 	// one) of one caller; beyond it the answer is busy. Ping and result do not count.
@@ -143,7 +147,7 @@ func (o *Options) validate() error {
 	if err := command.CheckDeviceID(o.DeviceID); err != nil {
 		fault("%w", err)
 	}
-	errs = append(errs, checkLabels(o.Labels))
+	errs = append(errs, checkLabels(o.Labels), o.Policy.Validate())
 	for verb := range o.Handlers {
 		if !verb.Known() {
 			fault("handler of verb %q: the protocol has no such verb", verb)

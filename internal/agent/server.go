@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/harmony-fleet/fleet/command"
+	"github.com/harmony-fleet/fleet/internal/agent/session"
 	"github.com/harmony-fleet/fleet/internal/brokertime"
 )
 
@@ -36,6 +37,7 @@ type server struct {
 	table     table
 	audit     *auditor
 	handlers  map[command.Verb]Handler
+	sessions  *session.Manager
 	slots     slots
 	// clash is told of a command for another agent with this device id.
 	clash func(instance string)
@@ -78,8 +80,10 @@ func (s *server) handle(l *link, msg *nats.Msg) {
 		return
 	}
 	if target.Verb == "" {
-		// Control of a session. There is none to control, and no reply to give.
-		s.log.Debug("control of an unknown session", "caller", c.caller.User, "op", target.Op)
+		// Control of a session has no reply.
+		if err := s.sessions.Control(c.caller.UID, target, msg.Header, msg.Data); err != nil {
+			s.log.Debug("control of a session was dropped", "caller", c.caller.User, "op", target.Op, "error", err)
+		}
 		return
 	}
 	if waiting := l.waiting(); s.crowd.presses(c.caller.UID, c.start, waiting, s.maxQueued) {
@@ -313,14 +317,14 @@ func (s *server) run(ctx context.Context, c *call) (a *answer) {
 	case len(data) > command.MaxDocument:
 		return s.failed(c, fmt.Errorf("the reply has %d bytes, more than the %d allowed", len(data), command.MaxDocument))
 	}
-	r := reply{data: data}
+	a = &answer{reply: reply{data: data}}
 	switch result := result.(type) {
 	case command.SessionReply:
-		r.session = true
+		a.session, a.opened = true, result.Session
 	case command.ExecReply:
-		r.exitCode = &result.ExitCode
+		a.exitCode = &result.ExitCode
 	}
-	return &answer{reply: r}
+	return a
 }
 
 // begin is what comes right before a handler that changes something: the request

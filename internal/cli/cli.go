@@ -35,6 +35,7 @@ func init() {
 
 // app is what the commands of one invocation share.
 type app struct {
+	stdin          *os.File
 	stdout, stderr io.Writer
 	getenv         func(string) string
 
@@ -52,7 +53,7 @@ type app struct {
 // it started, when ctx does.
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	out := &pipeWriter{Writer: stdout}
-	a := &app{stdout: out, stderr: stderr, getenv: os.Getenv}
+	a := &app{stdin: os.Stdin, stdout: out, stderr: stderr, getenv: os.Getenv}
 	root := a.root()
 	root.SetArgs(args)
 	root.SetOut(out)
@@ -146,6 +147,10 @@ func commands(a *app) []*cobra.Command {
 		newUpCommand(a),
 		newPingCommand(a),
 		newDevicesCommand(a),
+		newLogsCommand(a),
+		newExecCommand(a),
+		newShellCommand(a),
+		newResultCommand(a),
 		newDesiredCommand(a),
 		newAuditCommand(a),
 		newLabelCommand(a),

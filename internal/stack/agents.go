@@ -55,6 +55,7 @@ func (s *Stack) newAgent(name, id string) (*agent.Agent, error) {
 		},
 		RuntimeEnabled: s.opts.RuntimeSocket != "",
 		RuntimeSocket:  s.opts.RuntimeSocket,
+		Policy:         s.opts.Policy,
 		// One machine: nothing has to be spread out, and Ctrl-C is not to wait.
 		RetryMin: 50 * time.Millisecond, RetryMax: time.Second, DrainTimeout: time.Second,
 		Logger: s.log.With("part", "agent"),

@@ -30,6 +30,7 @@ import (
 	"github.com/harmony-fleet/fleet/client"
 	"github.com/harmony-fleet/fleet/command"
 	"github.com/harmony-fleet/fleet/internal/access"
+	"github.com/harmony-fleet/fleet/internal/agent/workload"
 	"github.com/harmony-fleet/fleet/internal/broker"
 	"github.com/harmony-fleet/fleet/internal/callout"
 	"github.com/harmony-fleet/fleet/internal/issuer"
@@ -78,6 +79,8 @@ type Options struct {
 	// RuntimeSocket is the container engine of the agents, for example
 	// "unix:///run/podman/podman.sock". Empty: they run no containers.
 	RuntimeSocket string
+	// Policy is what the agents allow of logs, exec and shell.
+	Policy workload.Policy
 	// OnAdminToken is called with each new admin token, the first one included, from
 	// a goroutine of the stack. It must return soon. nil: nobody.
 	OnAdminToken func(token string)

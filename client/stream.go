@@ -1,0 +1,549 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/harmony-fleet/fleet/command"
+)
+
+// Times of a stream. Variables, so that tests need not wait for them.
+var (
+	keepalive   = command.SessionKeepalive
+	silence     = command.SessionLease // nothing heard of the device for so long: it is gone
+	askAgain    = time.Second          // before a resend is asked for once more
+	cancelGrace = 2 * time.Second      // for the device to end a session that was cancelled
+)
+
+// Bounds of a window, in bytes.
+const (
+	MinStreamWindow = 2 * command.MaxChunk
+	MaxStreamWindow = 64 << 20
+)
+
+// stream is the caller's end of a session. Messages come in on the
+// subscription's callback, which never waits: what the writer has not taken yet
+// is held here, at most a window of it, and the device is told to send more only
+// as the writer takes it.
+type stream struct {
+	c       *Client
+	verb    command.Verb
+	device  string
+	id      string
+	uid     string
+	window  int64
+	reqID   string
+	sub     *nats.Subscription
+	subject string
+	notice  func(string)
+
+	arrived chan struct{} // something for copy to look at
+	over    chan struct{} // closed by close
+	tending sync.WaitGroup
+	input   input
+
+	mu       sync.Mutex
+	queue    []piece
+	held     int64 // bytes in queue
+	next     uint64
+	received int64 // bytes, from the beginning
+	streams  command.SessionBytes
+	told     grant // what the device was last told
+	heard    time.Time
+	sent     uint64    // what the device says that it sent
+	gap      time.Time // since when something is missing; zero: nothing is
+	asked    time.Time // when it was last asked for again
+	end      *command.SessionEnd
+	reason   command.EndReason
+	err      *command.Error
+}
+
+// piece is output that waits for the writer.
+type piece struct {
+	stream command.Stream
+	data   []byte
+}
+
+// grant is the state of flow control as the device knows it.
+type grant struct {
+	ack      uint64
+	received int64 // bytes up to ack
+	limit    int64 // bytes that the device may send in all
+}
+
+// openStream subscribes to a session's output. What follows is start or close.
+func (c *Client) openStream(verb command.Verb, device string, window, standard int64, notice func(string)) (*stream, *command.Error) {
+	if err := checkDevice(device); err != nil {
+		return nil, err
+	}
+	if window == 0 {
+		window = standard
+	}
+	if window < MinStreamWindow || window > MaxStreamWindow {
+		return nil, fault(command.OutcomeRejected, nil, "window of %d bytes: want %d to %d", window, MinStreamWindow, MaxStreamWindow)
+	}
+	uid, err := c.uid()
+	if err != nil {
+		return nil, err
+	}
+	if err := c.ready(); err != nil {
+		return nil, err
+	}
+	s := &stream{
+		c: c, verb: verb, device: device, id: command.NewSessionID(), uid: uid, window: window, reqID: command.NewRequestID(), notice: notice,
+		arrived: make(chan struct{}, 1), over: make(chan struct{}), next: 1, heard: time.Now(), told: grant{limit: window},
+	}
+	s.input.init(s)
+	s.subject = command.SessionSubject(device, uid, s.id)
+	if !c.streams.add(s) {
+		return nil, fault(command.OutcomeFailed, ErrClosed, "not sent")
+	}
+	var subErr error
+	if s.sub, subErr = c.nc.Subscribe(s.subject, s.onMsg); subErr != nil {
+		c.streams.remove(s)
+		return nil, natsFault(subErr, "the session's output cannot be subscribed to")
+	}
+	// A device that sends more than it may is ended by onMsg, which cannot look
+	// faster than this fills.
+	_ = s.sub.SetPendingLimits(1<<16, int(2*window+1<<20))
+	return s, nil
+}
+
+// uid is the caller's own, as its inbox prefix has it: the only one under which
+// the broker lets it subscribe.
+func (c *Client) uid() (string, *command.Error) {
+	const base = "_INBOX."
+	prefix := c.nc.Opts.InboxPrefix
+	if len(prefix) > len(base) && prefix[:len(base)] == base && command.IsUID(prefix[len(base):]) {
+		return prefix[len(base):], nil
+	}
+	return "", fault(command.OutcomeRejected, nil, "the connection's inbox prefix %.80q is not that of a user; connect with nats.CustomInboxPrefix(command.InboxPrefix(uid)), uid being that of the user who signs in", prefix)
+}
+
+func (s *stream) session() *command.Session {
+	return &command.Session{ID: s.id, Credit: s.window}
+}
+
+// start asks the device for the session. On an error the stream is closed.
+func (s *stream) start(ctx context.Context, request any) *command.Error {
+	err := s.ask(ctx, request)
+	if err != nil {
+		// The device may have begun all the same.
+		s.control(command.OpCancel, nil, nil)
+		s.close()
+		return err
+	}
+	s.mu.Lock()
+	s.heard = time.Now()
+	s.mu.Unlock()
+	s.tending.Go(s.tend)
+	return nil
+}
+
+func (s *stream) ask(ctx context.Context, request any) *command.Error {
+	payload, err := json.Marshal(request)
+	if err != nil {
+		return fault(command.OutcomeRejected, err, "the request cannot be encoded")
+	}
+	header := command.RequestHeader{RequestID: s.reqID}
+	if s.verb.Changes() {
+		var failed *command.Error
+		if header.Instance, failed = s.c.instance(ctx, s.device); failed != nil {
+			return of(failed, s.verb, s.device, "")
+		}
+	}
+	a, failed := s.c.do(ctx, s.verb, s.device, payload, header, s.c.opts.Timeout)
+	if failed != nil {
+		return failed
+	}
+	reply, failed := decode[command.SessionReply](a, s.verb, s.device)
+	if failed == nil && reply.Session != s.id {
+		failed = of(fault(command.OutcomeFailed, fmt.Errorf("%w: it is of another session", ErrBadReply), ""), s.verb, s.device, s.reqID)
+	}
+	if s.failed() != nil { // the broker refused the subscription meanwhile
+		failed = s.failed()
+	}
+	return failed
+}
+
+// close lets go of the stream. It waits for what the stream started, except for
+// a Read of standard input that does not return.
+func (s *stream) close() {
+	select {
+	case <-s.over:
+		return
+	default:
+	}
+	close(s.over)
+	_ = s.sub.Unsubscribe() // fails where the connection is closed, which is as good
+	s.c.streams.remove(s)
+	s.input.stop()
+	s.tending.Wait()
+}
+
+// fail ends the stream from this side; the first reason counts.
+func (s *stream) fail(err *command.Error) {
+	s.mu.Lock()
+	if s.err == nil && s.end == nil {
+		s.err = of(err, s.verb, s.device, s.reqID)
+	}
+	s.mu.Unlock()
+	s.wake()
+}
+
+func (s *stream) failed() *command.Error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+func (s *stream) wake() {
+	select {
+	case s.arrived <- struct{}{}:
+	default:
+	}
+}
+
+// control sends one message of session control.
+func (s *stream) control(op command.SessionOp, header nats.Header, data []byte) {
+	msg := &nats.Msg{Subject: command.SessionControlSubject(s.device, s.uid, s.id, op), Header: header, Data: data}
+	if err := s.c.nc.PublishMsg(msg); err != nil {
+		s.c.log.Debug("session control could not be sent", "verb", s.verb, "device_id", s.device, "op", op, "error", err)
+	}
+}
+
+func (s *stream) controlJSON(op command.SessionOp, v any) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // numbers and strings always marshal
+	}
+	s.control(op, nil, data)
+}
+
+// onMsg takes a message of the session in.
+func (s *stream) onMsg(msg *nats.Msg) {
+	chunk, err := command.ReadChunk(msg.Header)
+	if err != nil || len(msg.Data) > command.MaxChunk {
+		s.fail(fault(command.OutcomeFailed, fmt.Errorf("%w: %v", ErrBadReply, err), "the device broke the protocol of sessions"))
+		return
+	}
+	s.mu.Lock()
+	s.heard = time.Now()
+	if chunk.Stream == command.StreamProgress {
+		s.mu.Unlock()
+		s.onProgress(msg.Data)
+		return
+	}
+	switch {
+	case s.err != nil || s.end != nil || chunk.Seq < s.next:
+		s.mu.Unlock() // a copy, or late
+		return
+	case chunk.Seq > s.next:
+		s.missingLocked()
+		return
+	case chunk.End == "" && s.held+int64(len(msg.Data)) > s.window:
+		s.mu.Unlock()
+		s.fail(fault(command.OutcomeFailed, ErrBadReply, "the device sends more than it was allowed to"))
+		return
+	}
+	s.next++
+	s.gap = time.Time{}
+	if chunk.End != "" {
+		end, err := command.DecodeSession[command.SessionEnd](msg.Data)
+		if err != nil || end.Bytes != s.streams {
+			s.err = of(fault(command.OutcomeFailed, ErrBadReply, "the end of the session does not tally with what came: %d and %d bytes of %d and %d",
+				s.streams.Stdout, s.streams.Stderr, end.Bytes.Stdout, end.Bytes.Stderr), s.verb, s.device, s.reqID)
+		} else {
+			s.end, s.reason = &end, chunk.End
+		}
+		s.creditLocked(false) // the device may forget the session
+		s.wake()
+		return
+	}
+	n := int64(len(msg.Data))
+	s.queue = append(s.queue, piece{chunk.Stream, msg.Data})
+	s.held += n
+	s.received += n
+	if chunk.Stream == command.StreamStderr {
+		s.streams.Stderr += n
+	} else {
+		s.streams.Stdout += n
+	}
+	if s.received-s.told.received >= s.window/2 || s.next-1-s.told.ack >= command.MaxUnacked/4 {
+		s.creditLocked(false)
+	} else {
+		s.mu.Unlock()
+	}
+	s.wake()
+}
+
+// missingLocked notes that something is missing and asks for it. It unlocks.
+func (s *stream) missingLocked() {
+	now := time.Now()
+	if s.gap.IsZero() {
+		s.gap = now
+	}
+	if now.Sub(s.asked) < askAgain {
+		s.mu.Unlock()
+		return
+	}
+	s.asked = now
+	s.creditLocked(true)
+}
+
+// creditLocked tells the device what came and how much more may. It unlocks.
+func (s *stream) creditLocked(resend bool) {
+	c := command.Credit{Ack: s.next - 1, Credit: s.window - s.held, Resend: resend}
+	s.told = grant{ack: c.Ack, received: s.received, limit: s.received + c.Credit}
+	s.mu.Unlock()
+	s.controlJSON(command.OpCredit, c)
+}
+
+func (s *stream) onProgress(data []byte) {
+	p, err := command.DecodeSession[command.Progress](data)
+	if err != nil {
+		return // the next one may be better; without any the stream ends
+	}
+	if p.Notice != "" && s.notice != nil {
+		s.notice(command.Printable(p.Notice))
+	}
+	s.input.progress(p)
+	s.mu.Lock()
+	if s.err == nil && s.end == nil && p.Sent >= s.next {
+		s.missingLocked()
+		return
+	}
+	s.mu.Unlock()
+}
+
+// resume follows a reconnect: what came meanwhile is lost.
+func (s *stream) resume() {
+	s.mu.Lock()
+	if s.end != nil {
+		s.mu.Unlock()
+		return
+	}
+	s.heard = time.Now() // nothing could be heard before
+	s.asked = s.heard
+	s.creditLocked(true)
+	s.input.resend()
+}
+
+// tend keeps the session alive and notices when the device is gone.
+func (s *stream) tend() {
+	tick := time.NewTicker(min(keepalive, silence/4))
+	defer tick.Stop()
+	last := time.Now()
+	for {
+		select {
+		case <-s.over:
+			return
+		case now := <-tick.C:
+			s.mu.Lock()
+			quiet, missing := now.Sub(s.heard), time.Duration(0)
+			if !s.gap.IsZero() {
+				missing = now.Sub(s.gap)
+			}
+			done := s.end != nil || s.err != nil
+			switch {
+			case done:
+				s.mu.Unlock()
+			case quiet >= silence:
+				s.mu.Unlock()
+				s.fail(fault(command.OutcomeTimeout, nil, "nothing was heard of the session for %v", round(quiet)))
+			case missing >= silence:
+				s.mu.Unlock()
+				s.fail(fault(command.OutcomeFailed, ErrBadReply, "a part of the output is missing, and the device does not send it again"))
+			case missing > 0:
+				s.missingLocked()
+			case now.Sub(last) >= keepalive-keepalive/8:
+				last = now
+				s.creditLocked(false)
+			default:
+				s.mu.Unlock()
+			}
+		}
+	}
+}
+
+// copy hands output to write, in order, until the session has ended. A context
+// that ends, or a writer that fails, cancels the session.
+func (s *stream) copy(ctx context.Context, write func(command.Stream, []byte) error) (command.SessionEnd, *command.Error) {
+	var pieces []piece
+	for {
+		s.mu.Lock()
+		pieces, s.queue = s.queue, pieces[:0]
+		end, err := s.end, s.err
+		s.mu.Unlock()
+		for i, p := range pieces {
+			if ctx.Err() != nil {
+				return s.cancelled(contextFault(ctx, true))
+			}
+			if failed := write(p.stream, p.data); failed != nil {
+				return s.cancelled(fault(command.OutcomeFailed, failed, "the output could not be written"))
+			}
+			pieces[i] = piece{}
+			s.took(int64(len(p.data)))
+		}
+		switch {
+		case len(pieces) > 0:
+			continue
+		case end != nil:
+			return *end, s.endFault(*end)
+		case err != nil:
+			return command.SessionEnd{}, err
+		}
+		select {
+		case <-s.arrived:
+		case <-ctx.Done():
+			return s.cancelled(contextFault(ctx, true))
+		}
+	}
+}
+
+// took notes that the writer took n bytes.
+func (s *stream) took(n int64) {
+	s.mu.Lock()
+	s.held -= n
+	if s.end == nil && s.received+s.window-s.held-s.told.limit >= s.window/2 {
+		s.creditLocked(false)
+		return
+	}
+	s.mu.Unlock()
+}
+
+// cancelled cancels the session and waits a little for its end, which says what
+// became of the process.
+func (s *stream) cancelled(err *command.Error) (command.SessionEnd, *command.Error) {
+	s.control(command.OpCancel, nil, nil)
+	limit := time.NewTimer(cancelGrace)
+	defer limit.Stop()
+	for {
+		s.mu.Lock()
+		n := s.held
+		s.queue, s.held = nil, 0
+		end, failed := s.end, s.err
+		if n > 0 && end == nil {
+			s.creditLocked(false)
+		} else {
+			s.mu.Unlock()
+		}
+		switch {
+		case end != nil:
+			return *end, of(err, s.verb, s.device, s.reqID)
+		case failed != nil:
+			return command.SessionEnd{}, of(err, s.verb, s.device, s.reqID)
+		}
+		select {
+		case <-s.arrived:
+		case <-limit.C:
+			return command.SessionEnd{}, of(err, s.verb, s.device, s.reqID)
+		}
+	}
+}
+
+// endFault is what an end other than that of the source means.
+func (s *stream) endFault(end command.SessionEnd) *command.Error {
+	var err *command.Error
+	switch {
+	case end.Error != nil:
+		err = command.NewError(end.Error.Kind, "%s", command.Printable(end.Error.Message))
+	case s.reason == command.EndEOF:
+		return nil
+	case s.reason == command.EndLeaseExpired:
+		err = fault(command.OutcomeFailed, ErrNATS, "the device ended the session because it heard nothing of the caller for %v", command.SessionLease)
+	default:
+		err = fault(command.OutcomeFailed, nil, "the session was ended: %s", s.reason)
+	}
+	return of(err, s.verb, s.device, s.reqID)
+}
+
+// streams are those of a client that are open.
+type streams struct {
+	mu   sync.Mutex
+	open map[*stream]struct{}
+	shut bool
+}
+
+func (l *streams) add(s *stream) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.shut {
+		return false
+	}
+	if l.open == nil {
+		l.open = map[*stream]struct{}{}
+	}
+	l.open[s] = struct{}{}
+	return true
+}
+
+func (l *streams) remove(s *stream) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.open, s)
+}
+
+func (l *streams) each(f func(*stream)) {
+	l.mu.Lock()
+	all := make([]*stream, 0, len(l.open))
+	for s := range l.open {
+		all = append(all, s)
+	}
+	l.mu.Unlock()
+	for _, s := range all {
+		f(s)
+	}
+}
+
+// close ends every stream, and refuses new ones.
+func (l *streams) close(err *command.Error) {
+	l.mu.Lock()
+	l.shut = true
+	l.mu.Unlock()
+	l.each(func(s *stream) { s.fail(err) })
+}
+
+// refuse ends the streams that subscribe to subject and tells whether there were
+// any.
+func (l *streams) refuse(subject string, err *command.Error) bool {
+	found := false
+	l.each(func(s *stream) {
+		if s.subject == subject {
+			found = true
+			s.fail(err)
+		}
+	})
+	return found
+}
+
+// owns tells whether a subject of session control is that of a stream, and ends
+// it.
+func (l *streams) refuseControl(target command.Target, err *command.Error) bool {
+	found := false
+	l.each(func(s *stream) {
+		if s.device == target.Device && s.id == target.Session {
+			found = true
+			s.fail(err)
+		}
+	})
+	return found
+}
+
+// unknownEnd is the outcome of a process that started and whose session was
+// lost: it may be running.
+func unknownEnd(err *command.Error, ctx context.Context) *command.Error {
+	if err == nil || err.Kind != "" || err.Outcome == command.OutcomeRejected || ctx.Err() != nil {
+		return err
+	}
+	lost := *err
+	lost.Outcome, lost.Err = command.OutcomeStartedNoResult, errors.Join(err.Err)
+	lost.Message = "it started and its end is not known; ask for the result of request " + err.RequestID + ": " + err.Message
+	return &lost
+}

@@ -1,0 +1,313 @@
+package workload
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/harmony-fleet/fleet/command"
+	"github.com/harmony-fleet/fleet/internal/pty"
+)
+
+// prepareHost checks that a program can be run on the device itself, as the
+// policy's user.
+func (s *Server) prepareHost(c Call, p program) (func(context.Context) (process, error), error) {
+	as, err := lookUp(s.o.Policy.HostUser)
+	if err != nil {
+		s.log.Error("the user of programs on the host", "error", err)
+		return nil, command.NewError(command.KindDenied, "this device cannot run programs as the user that its policy names; the agent's log says why")
+	}
+	if len(p.argv) == 0 {
+		p.argv = []string{as.shell, "-l"}
+	}
+	return func(context.Context) (process, error) { return startHost(p, as) }, nil
+}
+
+// account is the user that programs on the host run as.
+type account struct {
+	name, home, shell string
+	credential        *syscall.Credential // nil: the agent's own
+}
+
+func lookUp(name string) (account, error) {
+	u, err := user.Lookup(name)
+	if err != nil {
+		return account{}, err
+	}
+	uid, err := strconv.ParseUint(u.Uid, 10, 32)
+	if err != nil {
+		return account{}, fmt.Errorf("uid of %s: %w", name, err)
+	}
+	gid, err := strconv.ParseUint(u.Gid, 10, 32)
+	if err != nil {
+		return account{}, fmt.Errorf("gid of %s: %w", name, err)
+	}
+	a := account{name: u.Username, home: u.HomeDir, shell: "/bin/sh"}
+	if int(uid) == os.Getuid() && uid != 0 {
+		return a, nil
+	}
+	if os.Getuid() != 0 {
+		return account{}, fmt.Errorf("the agent runs as uid %d and cannot become %s (uid %d)", os.Getuid(), name, uid)
+	}
+	groups, err := u.GroupIds()
+	if err != nil {
+		return account{}, fmt.Errorf("groups of %s: %w", name, err)
+	}
+	a.credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+	for _, g := range groups {
+		id, err := strconv.ParseUint(g, 10, 32)
+		if err != nil {
+			return account{}, fmt.Errorf("group %q of %s: %w", g, name, err)
+		}
+		a.credential.Groups = append(a.credential.Groups, uint32(id))
+	}
+	return a, nil
+}
+
+// hostPath is where programs are looked for; nothing of the agent's own
+// environment, which may hold secrets, reaches them.
+const hostPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// hostProcess is a program on the device itself.
+type hostProcess struct {
+	cmd    *exec.Cmd
+	leader *leader
+	stdin  io.WriteCloser
+	out    []*os.File // what the program writes
+	names  []command.Stream
+	tty    *os.File // nil: none
+	exited chan struct{}
+	code   int
+	err    error
+	once   sync.Once
+}
+
+func startHost(p program, as account) (_ process, err error) {
+	h := &hostProcess{exited: make(chan struct{})}
+	env := []string{"PATH=" + hostPath, "HOME=" + as.home, "USER=" + as.name, "LOGNAME=" + as.name, "SHELL=" + as.shell}
+	env = append(env, p.environ()...)
+	path, err := lookPath(p.argv[0])
+	if err != nil {
+		return nil, err
+	}
+	h.cmd = &exec.Cmd{Path: path, Args: p.argv, Env: env, Dir: p.workdir, SysProcAttr: &syscall.SysProcAttr{Setsid: true, Credential: as.credential}}
+	if h.cmd.Dir == "" {
+		h.cmd.Dir = as.home
+		if info, err := os.Stat(as.home); err != nil || !info.IsDir() {
+			h.cmd.Dir = "/"
+		}
+	}
+	var theirs []*os.File // closed once the program has them
+	defer func() {
+		for _, f := range theirs {
+			f.Close()
+		}
+		if err != nil {
+			h.closeFiles()
+		}
+	}()
+	if p.tty {
+		master, slave, err := pty.Open()
+		if err != nil {
+			return nil, err
+		}
+		theirs = append(theirs, slave)
+		h.tty, h.out, h.names = master, []*os.File{master}, []command.Stream{command.StreamPTY}
+		if err := pty.SetSize(master, p.rows, p.cols); err != nil {
+			return nil, err
+		}
+		if as.credential != nil {
+			if err := slave.Chown(int(as.credential.Uid), -1); err != nil {
+				return nil, err
+			}
+		}
+		h.cmd.Stdin, h.cmd.Stdout, h.cmd.Stderr = slave, slave, slave
+		h.cmd.SysProcAttr.Setctty = true
+	} else {
+		for _, name := range []command.Stream{command.StreamStdout, command.StreamStderr} {
+			r, w, err := os.Pipe()
+			if err != nil {
+				return nil, err
+			}
+			theirs = append(theirs, w)
+			h.out, h.names = append(h.out, r), append(h.names, name)
+			if name == command.StreamStdout {
+				h.cmd.Stdout = w
+			} else {
+				h.cmd.Stderr = w
+			}
+		}
+		if p.stdin {
+			r, w, err := os.Pipe()
+			if err != nil {
+				return nil, err
+			}
+			theirs = append(theirs, r)
+			h.cmd.Stdin, h.stdin = r, w
+		}
+	}
+	if err := h.cmd.Start(); err != nil {
+		return nil, startFault(p.argv[0], err)
+	}
+	h.leader, h.err = openLeader(h.cmd.Process.Pid)
+	if h.err != nil { // no pidfd in this kernel: without it nothing could be ended for sure
+		_ = h.cmd.Process.Kill()
+		_ = h.cmd.Wait()
+		return nil, command.NewError(command.KindRuntimeUnavailable, "this device's kernel has no pidfd_open, which running programs on the host needs")
+	}
+	go func() { // ends with the program
+		defer close(h.exited)
+		err := h.cmd.Wait()
+		var exit *exec.ExitError
+		switch {
+		case err == nil:
+		case errors.As(err, &exit):
+			h.code = exit.ExitCode()
+			if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+				h.code = 128 + int(status.Signal()) // as shells and container engines do
+			}
+		default:
+			h.err = err
+		}
+	}()
+	return h, nil
+}
+
+func lookPath(name string) (string, error) {
+	if strings.Contains(name, "/") {
+		return name, nil
+	}
+	for _, dir := range filepath.SplitList(hostPath) {
+		path := dir + "/" + name
+		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
+			return path, nil
+		}
+	}
+	return "", command.NewError(command.KindNotFound, "exec: no program %.200q in %s", name, hostPath)
+}
+
+func startFault(name string, err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return command.NewError(command.KindNotFound, "exec: no program %.200q, or its working directory is not there", name)
+	case errors.Is(err, fs.ErrPermission):
+		return command.NewError(command.KindDenied, "exec: the user of programs on this device may not run %.200q, or may not enter its working directory", name)
+	}
+	return fmt.Errorf("start a program: %w", err)
+}
+
+// orphanGrace is how long output may come from what a program left behind.
+const orphanGrace = 500 * time.Millisecond
+
+func (h *hostProcess) Output(write func(command.Stream, []byte) error) error {
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var failed error
+	for i, f := range h.out {
+		wg.Go(func() {
+			buf := make([]byte, command.MaxChunk)
+			for {
+				n, err := f.Read(buf)
+				if n > 0 {
+					if werr := write(h.names[i], buf[:n]); werr != nil {
+						err = werr
+					}
+				}
+				if err != nil {
+					// A terminal whose other end is closed says EIO.
+					if !errors.Is(err, io.EOF) && !errors.Is(err, syscall.EIO) && !errors.Is(err, os.ErrClosed) && !errors.Is(err, os.ErrDeadlineExceeded) {
+						mu.Lock()
+						failed = err
+						mu.Unlock()
+					}
+					return
+				}
+			}
+		})
+	}
+	wg.Go(func() {
+		<-h.exited
+		for _, f := range h.out {
+			_ = f.SetReadDeadline(time.Now().Add(orphanGrace)) // what is there is read before
+		}
+	})
+	wg.Wait()
+	return failed
+}
+
+func (h *hostProcess) Write(p []byte) (int, error) {
+	switch {
+	case h.tty != nil:
+		return h.tty.Write(p)
+	case h.stdin != nil:
+		return h.stdin.Write(p)
+	}
+	return 0, os.ErrClosed
+}
+
+// CloseInput ends standard input; a terminal says so with Ctrl-D.
+func (h *hostProcess) CloseInput() error {
+	switch {
+	case h.tty != nil:
+		_, err := h.tty.Write([]byte{4})
+		return err
+	case h.stdin != nil:
+		return h.stdin.Close()
+	}
+	return nil
+}
+
+func (h *hostProcess) Resize(rows, cols uint16) error {
+	if h.tty == nil {
+		return nil
+	}
+	return pty.SetSize(h.tty, rows, cols)
+}
+
+func (h *hostProcess) Signal(name string) error {
+	sig, err := signalNamed(name)
+	if err != nil {
+		return err
+	}
+	return h.leader.signal(sig)
+}
+
+func (h *hostProcess) Attend() {}
+
+func (h *hostProcess) Kill() { h.leader.killSession() }
+
+func (h *hostProcess) Wait(ctx context.Context) (int, error) {
+	select {
+	case <-h.exited:
+		return h.code, h.err
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+}
+
+func (h *hostProcess) Close() {
+	h.once.Do(func() {
+		h.closeFiles()
+		h.leader.close()
+	})
+}
+
+func (h *hostProcess) closeFiles() {
+	for _, f := range h.out {
+		f.Close()
+	}
+	if h.stdin != nil {
+		h.stdin.Close()
+	}
+}

@@ -1,0 +1,199 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/harmony-fleet/fleet/client"
+	"github.com/harmony-fleet/fleet/command"
+)
+
+// where are the flags that say where a program runs.
+type where struct {
+	container, user, workdir string
+	host                     bool
+	env                      []string
+}
+
+func (w *where) register(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&w.container, "container", "", "run in this `container`: a service, or deployment/service")
+	f.BoolVar(&w.host, "host", false, "run on the device itself, where its agent's policy allows that")
+	f.StringVar(&w.user, "as-user", "", "run as this `user` of the container")
+	f.StringVar(&w.workdir, "workdir", "", "start in this `directory`")
+	f.StringArrayVar(&w.env, "env", nil, "set `NAME=VALUE` in the environment; may be repeated")
+}
+
+func (w *where) check() (map[string]string, error) {
+	if (w.container == "") != w.host {
+		return nil, usageError{errors.New("say where: --container NAME, or --host")}
+	}
+	env := map[string]string{}
+	for _, pair := range w.env {
+		name, value, ok := strings.Cut(pair, "=")
+		if !ok || name == "" {
+			return nil, usageError{errors.New("--env wants NAME=VALUE")} // the value may be a secret
+		}
+		env[name] = value
+	}
+	return env, nil
+}
+
+type execCommand struct {
+	app       *app
+	where     where
+	stdin     bool
+	tty       bool
+	killAfter time.Duration
+}
+
+func newExecCommand(a *app) *cobra.Command {
+	e := &execCommand{app: a}
+	cmd := &cobra.Command{
+		Use:   "exec DEVICE --container NAME [-i] [-t] -- PROGRAM [ARG...]",
+		Short: "Run a program in a container, or on a device",
+		Long: `Runs a program and connects it to this terminal or pipe. The exit code is the program's;
+255 means that fleet itself failed, and stderr says how. No shell looks at the arguments:
+for one, run sh -c '…'.
+
+Ctrl-C sends an interrupt to the program; a second one ends fleet, and with it the program.
+Where the connection is lost for good, fleet result tells later how it ended.`,
+		Example: `  fleet exec vm-device-00 --container web -- ls -l /srv
+  tar c . | fleet exec vm-device-00 --container web -i -- tar x -C /srv`,
+		Args: cobra.MinimumNArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return e.app.own(e.run(cmd.Context(), args[0], args[1:]))
+		},
+	}
+	e.where.register(cmd)
+	f := cmd.Flags()
+	f.SetInterspersed(true)
+	f.BoolVarP(&e.stdin, "stdin", "i", false, "pass standard input on")
+	f.BoolVarP(&e.tty, "tty", "t", false, "give the program a terminal; needs -i and a terminal here")
+	f.DurationVar(&e.killAfter, "kill-after", 0, "kill the program when it has run so long (default: the agent's policy)")
+	return cmd
+}
+
+func (e *execCommand) run(ctx context.Context, device string, argv []string) error {
+	if err := command.CheckDeviceID(device); err != nil {
+		return err
+	}
+	env, err := e.where.check()
+	switch {
+	case err != nil:
+		return err
+	case e.killAfter < 0:
+		return rejected("--kill-after is negative")
+	case e.tty && !e.stdin:
+		return usageError{errors.New("-t needs -i: a terminal is typed into")}
+	case e.app.json() && e.stdin:
+		return usageError{errors.New("-o json does not go with -i: its one object holds the whole output")}
+	}
+	o := client.ExecOptions{
+		Container: e.where.container, Host: e.where.host, Argv: argv, Env: env, Workdir: e.where.workdir, User: e.where.user,
+		Timeout: e.killAfter,
+	}
+	c, _, done, err := e.app.client(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if e.app.json() {
+		return e.output(ctx, c, device, o)
+	}
+	o.Stdout, o.Stderr = e.app.stdout, e.app.stderr
+	if !e.tty {
+		if e.stdin {
+			o.Stdin = e.app.stdin
+		}
+		run, signals, stop := interruptible(ctx)
+		defer stop()
+		o.Signals = signals
+		return e.app.programEnded(c.Exec(run, device, o))
+	}
+	t, err := e.app.openTerminal(ctx)
+	if err != nil {
+		return err
+	}
+	defer t.restore()
+	o.Stdin, o.TTY, o.Resize, o.Stderr = t.input(), t.size(), t.resizes, nil
+	return e.app.programEnded(c.Exec(t.ctx, device, o))
+}
+
+// output runs a program and prints what it wrote as one object.
+func (e *execCommand) output(ctx context.Context, c *client.Client, device string, o client.ExecOptions) error {
+	began := time.Now()
+	reply, err := c.Output(ctx, device, o)
+	if err != nil {
+		return err
+	}
+	us := time.Since(began).Microseconds()
+	if err := e.app.writeJSON(result{DeviceID: device, Outcome: command.OutcomeOK, RTT: &us, Reply: reply}); err != nil {
+		return err
+	}
+	if reply.ExitCode != 0 {
+		return exitError{code: reply.ExitCode}
+	}
+	return nil
+}
+
+// ownFailure is the exit code of exec and shell where they failed themselves:
+// the others are the program's.
+const ownFailure = 255
+
+// own gives an error of exec or shell its exit code.
+func (a *app) own(err error) error {
+	var exit exitError
+	if err == nil || errors.As(err, &exit) {
+		return err
+	}
+	a.report(err)
+	return exitError{code: ownFailure}
+}
+
+// programEnded is the end of a program as the command's.
+func (a *app) programEnded(r client.ExecResult, err error) error {
+	if err != nil {
+		return err
+	}
+	if r.ExitCode != 0 {
+		return exitError{code: r.ExitCode}
+	}
+	return nil
+}
+
+// interruptGrace is how long a program that was interrupted may go on.
+const interruptGrace = 10 * time.Second
+
+// interruptible turns the end of ctx, by Ctrl-C or SIGTERM, into a signal to the
+// program. Only when that does not end it the context that is given ends.
+func interruptible(ctx context.Context) (context.Context, <-chan string, func()) {
+	run, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	signals := make(chan string, 1)
+	var kill *time.Timer
+	stop := context.AfterFunc(ctx, func() {
+		signals <- signalName(context.Cause(ctx))
+		kill = time.AfterFunc(interruptGrace, func() { cancel(context.Cause(ctx)) })
+	})
+	return run, signals, func() {
+		if !stop() && kill != nil {
+			kill.Stop()
+		}
+		cancel(nil)
+	}
+}
+
+// signalName is the signal that ended a context, INT where that is not known.
+func signalName(cause error) string {
+	for name, sig := range map[string]syscall.Signal{"TERM": syscall.SIGTERM, "HUP": syscall.SIGHUP} {
+		if cause != nil && strings.HasPrefix(cause.Error(), sig.String()) {
+			return name
+		}
+	}
+	return "INT"
+}
