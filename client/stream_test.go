@@ -107,6 +107,16 @@ func TestNoShortReadOfADeviceThatMisbehaves(t *testing.T) {
 			s.end(3, command.EndEOF, whole("ab"))
 			s.out(4, "c")
 		}, nil, ""},
+		"among what is not of the session": {func(s *session) {
+			s.out(1, "a")
+			_ = s.nc.PublishMsg(&nats.Msg{Subject: s.subject, Data: []byte("an answer")})
+			_ = s.nc.PublishMsg(&nats.Msg{Subject: s.subject, Header: nats.Header{command.HeaderError: {"denied"}}})
+			forged := &nats.Msg{Subject: s.subject, Header: nats.Header{"Nats-Sequence": {"1"}}, Data: []byte("c")}
+			command.Chunk{Seq: 2, Stream: command.StreamStdout}.Write(forged.Header)
+			_ = s.nc.PublishMsg(forged)
+			s.out(2, "b")
+			s.end(3, command.EndEOF, whole("ab"))
+		}, nil, ""},
 		"again when asked": {func(s *session) {
 			s.out(2, "b")
 			s.out(1, "a")
