@@ -88,7 +88,10 @@ var fixtures = map[string]fixture{
 		"hello": {Type: ScorePodmanV0, Data: json.RawMessage(`{"services":[{"name":"hello","image":"docker.io/library/busybox:1"}]}`)},
 	}}),
 	"podman_v0": reply(PodmanV0{Services: []Service{{
-		Name: "hello", Image: "busybox", Command: []string{"httpd"}, Env: map[string]string{"A": "1"}, Ports: []string{"8080:80"},
+		Name: "hello", Image: "busybox", Command: []string{"httpd"}, Entrypoint: []string{"/bin/busybox"}, Workdir: "/srv", User: "1000:1000",
+		Pull: PullAlways, StopTimeoutS: 20,
+		Health: &HealthCheck{Command: []string{"true"}, IntervalS: 10, TimeoutS: 5, Retries: 2, StartPeriodS: 60},
+		Env:    map[string]string{"A": "1"}, Ports: []string{"8080:80"},
 		Volumes: []string{"data:/data:ro"}, Restart: "always", Resources: Resources{MemoryBytes: 1 << 20, CPUs: 0.5},
 	}, {Name: "least", Image: "busybox"}}}),
 	"device_labels": document(DeviceLabels{Schema: Schema, Labels: map[string]string{"site": "lab"}}),
@@ -102,6 +105,7 @@ func fullStatus() Status {
 			Phase: PhaseRunning, Revision: 7, Error: &ErrorDetail{Kind: KindBadRequest, Message: "m"},
 			Services: map[string]ServiceStatus{"web": {
 				Phase: PhaseBackoff, ContainerID: "c", Image: "busybox", ImageDigest: "sha256:0", StartedAt: &at, Restarts: 2, ExitCode: ptr(1), LastError: "e",
+				Health: "healthy", Progress: "1.0 of 2.0 MB", NextTry: &at,
 			}},
 		}},
 		Conditions: []Condition{{Type: ConditionIDClash, Status: true, Reason: "r", Message: "m", Since: at}},

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -141,6 +142,8 @@ func (a *Agent) openRuntime() error {
 	r := o.Reconcile
 	r.Device, r.Engine, r.Report, r.Logger = o.DeviceID, o.Engine, a.state.setReport, a.log
 	r.RetryMin, r.RetryMax = o.RetryMin, o.RetryMax
+	// Much was allocated meanwhile, and as a rule nothing will be for a long time.
+	r.Settled = debug.FreeOSMemory
 	a.runtime = reconcile.New(r)
 	return nil
 }

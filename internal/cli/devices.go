@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -126,17 +127,60 @@ func (c *devicesCommand) list(devices []client.Device, selected bool) error {
 		l := lineOf(d)
 		rows = append(rows, []string{
 			d.ID, yesNo(d.Online), heartbeatAge(d), orDash(l.AgentVersion), orDash(string(l.Runtime)),
-			fmt.Sprint(l.DesiredRevision), labelText(d.Labels), orDash(troubles(l)),
+			fmt.Sprint(l.DesiredRevision), orDash(phaseCounts(d.Status)), labelText(d.Labels), orDash(troubles(l)),
 		})
 	}
-	return c.app.table([]string{"DEVICE", "ONLINE", "LAST HEARTBEAT", "VERSION", "RUNTIME", "REVISION", "LABELS", "CONDITIONS"}, rows)
+	return c.app.table([]string{"DEVICE", "ONLINE", "LAST HEARTBEAT", "VERSION", "RUNTIME", "REVISION", "DEPLOYMENTS", "LABELS", "CONDITIONS"}, rows)
+}
+
+// phaseCounts sums deployments up, as in "2 running, 1 backoff".
+func phaseCounts(s *command.Status) string {
+	if s == nil {
+		return ""
+	}
+	counts := map[command.Phase]int{}
+	for _, d := range s.Deployments {
+		counts[d.Phase]++
+	}
+	var parts []string
+	for _, phase := range slices.SortedFunc(maps.Keys(counts), func(a, b command.Phase) int {
+		return cmp.Or(cmp.Compare(counts[b], counts[a]), cmp.Compare(a, b))
+	}) {
+		parts = append(parts, fmt.Sprintf("%d %s", counts[phase], phase))
+	}
+	return strings.Join(parts, ", ")
+}
+
+// serviceText is where a service stands, on one line.
+func serviceText(deployment, name string, s command.ServiceStatus) string {
+	text := fmt.Sprintf("%s/%s: %s", deployment, name, s.Phase)
+	if s.Progress != "" {
+		text += " (" + s.Progress + ")"
+	}
+	text += ", image " + s.Image
+	if s.ContainerID != "" {
+		text += fmt.Sprintf(", container %.12s", s.ContainerID)
+	}
+	if s.Health != "" {
+		text += ", " + s.Health
+	}
+	if s.Restarts > 0 {
+		text += fmt.Sprintf(", restarted %d times", s.Restarts)
+	}
+	if s.LastError != "" {
+		text += ": " + s.LastError
+	}
+	return text
 }
 
 // troubles names the conditions that hold, and what could not be read.
 func troubles(l deviceLine) string {
 	var names []string
 	for _, cond := range l.Conditions {
-		if cond.Status {
+		switch {
+		case cond.Type == command.ConditionReady && !cond.Status:
+			names = append(names, "NotReady")
+		case cond.Type != command.ConditionReady && cond.Status:
 			names = append(names, cond.Type)
 		}
 	}
@@ -167,8 +211,16 @@ func (c *devicesCommand) one(d client.Device) error {
 			{"runtime", string(s.Runtime)}, {"desired revision", fmt.Sprint(s.DesiredRevision)},
 		}...)
 		for _, cond := range s.Conditions {
-			if cond.Status {
-				rows = append(rows, []string{"condition", cond.Type + " since " + cond.Since.UTC().Format(time.RFC3339) + ": " + cond.Message})
+			if cond.Status || cond.Type == command.ConditionReady {
+				text := cond.Type
+				if !cond.Status {
+					text = "not " + text
+				}
+				text += " since " + cond.Since.UTC().Format(time.RFC3339)
+				if cond.Message != "" {
+					text += ": " + cond.Message
+				}
+				rows = append(rows, []string{"condition", text})
 			}
 		}
 		for _, name := range slices.Sorted(maps.Keys(s.Deployments)) {
@@ -178,6 +230,9 @@ func (c *devicesCommand) one(d client.Device) error {
 				text += ": " + dep.Error.Message
 			}
 			rows = append(rows, []string{"deployment", text})
+			for _, service := range slices.Sorted(maps.Keys(dep.Services)) {
+				rows = append(rows, []string{"service", serviceText(name, service, dep.Services[service])})
+			}
 		}
 	}
 	if h := d.Heartbeat; h != nil {

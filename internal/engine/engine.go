@@ -103,10 +103,16 @@ func (e *Engine) fault(err error, what string) error {
 		return fmt.Errorf("%s: %w", what, kinded{err, ErrUnavailable})
 	case errdefs.IsNotFound(err), noSuch(err):
 		return fmt.Errorf("%s: %w", what, kinded{err, ErrNotFound})
-	case errdefs.IsConflict(err):
+	case errdefs.IsConflict(err), nameInUse(err):
 		return fmt.Errorf("%s: %w", what, kinded{err, ErrConflict})
 	}
 	return fmt.Errorf("%s: %w", what, err)
+}
+
+// nameInUse tells whether err says that a name is taken, which Podman calls an
+// internal error too.
+func nameInUse(err error) bool {
+	return errdefs.IsInternal(err) && strings.Contains(err.Error(), "is already in use by")
 }
 
 // noSuch tells whether err says that something is gone. Podman calls that an

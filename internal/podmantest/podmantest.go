@@ -34,6 +34,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -66,7 +67,7 @@ func Require(t testing.TB) {
 	if os.Geteuid() != 0 {
 		why = "it needs root"
 	}
-	for _, program := range []string{"podman", "runc", "conmon", "unshare", "nsenter", "ip"} {
+	for _, program := range []string{"podman", "runc", "conmon", "unshare", "nsenter"} {
 		if _, err := exec.LookPath(program); err != nil {
 			why = program + " is not installed"
 		}
@@ -151,7 +152,7 @@ func New(o Options) (_ *Podman, err error) {
 		return nil, err
 	}
 	// The first process of the namespaces; it also reaps what loses its parent.
-	script := `ip link set lo up && mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns`
+	script := `mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns`
 	if o.StorageBytes > 0 {
 		script += fmt.Sprintf(` && mount -t tmpfs -o size=%d tmpfs %s`, o.StorageBytes, p.file("root"))
 	}
@@ -163,12 +164,15 @@ func New(o Options) (_ *Podman, err error) {
 	if err := p.holder.says("ready"); err != nil {
 		return nil, err
 	}
+	if err := p.inside(loopbackUp); err != nil {
+		return nil, err
+	}
 	return p, p.Up()
 }
 
 func (p *Podman) file(name string) string { return filepath.Join(p.dir, name) }
 
-// bridge is the network's; other namespaces may have one of the same name.
+// network is that of the containers; its bridge is in the namespace.
 const network = `{"cniVersion":"0.4.0","name":"podman","plugins":[
 {"type":"bridge","bridge":"cni-podman0","isGateway":true,"ipMasq":true,"hairpinMode":true,"ipam":{"type":"host-local",
  "dataDir":"%s","routes":[{"dst":"0.0.0.0/0"}],"ranges":[[{"subnet":"10.88.0.0/16","gateway":"10.88.0.1"}]]}},
@@ -317,6 +321,14 @@ func (p *Podman) Image(t testing.TB, name string) {
 		t.Fatal(err)
 	}
 	p.images[name] = true
+}
+
+func loopbackUp() error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	return netlink.LinkSetUp(lo)
 }
 
 // inside runs f with the network of the containers. Sockets that it makes stay

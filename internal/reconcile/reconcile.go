@@ -66,6 +66,10 @@ type Options struct {
 	// forgotten; default 5 min.
 	BackoffReset time.Duration
 
+	// Settled is called, from Run's goroutine, when the last of the steps that were
+	// under way has ended; nil: nobody is told.
+	Settled func()
+
 	// Now is the clock of what is reported; default time.Now.
 	Now func() time.Time
 	// Logger gets the log; nil discards it.
@@ -131,6 +135,7 @@ type Reconciler struct {
 	planned  *goal              // the goal of the last pass
 	fault    error              // of the engine
 	looked   bool               // the engine answered once
+	busy     bool               // steps were under way after the last pass
 	retry    time.Duration
 	last     Report
 	jobs     sync.WaitGroup
@@ -211,8 +216,21 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			return nil
 		}
 		r.report()
+		r.settle()
 		timer.Reset(next)
 	}
+}
+
+// settle notices that nothing is under way any more.
+func (r *Reconciler) settle() {
+	busy := len(r.removals) > 0
+	for _, u := range r.units {
+		busy = busy || u.step != nil
+	}
+	if r.busy && !busy && r.opts.Settled != nil {
+		r.opts.Settled()
+	}
+	r.busy = busy
 }
 
 // drain takes the other results that are there, so that one pass serves all.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -75,15 +76,20 @@ func TestNothingDesiredMeansKeepWhatRuns(t *testing.T) {
 	}
 }
 
-// writesOf are the changes of containers in their order, as "start one/web a:1".
-func writesOf(m *enginefake.Memory, record *[]string) enginefake.Hook {
+// writes records the changes of containers in their order, as
+// "start web a:1".
+type writes struct {
+	mu   sync.Mutex
+	list []string
+}
+
+func (w *writes) hook(m *enginefake.Memory) enginefake.Hook {
 	return func(_ context.Context, c enginefake.Call) error {
-		if !c.Writes() || c.Op == "pull" {
-			return nil
-		}
 		for _, d := range m.All() {
-			if d.ID == c.Target {
-				*record = append(*record, fmt.Sprintf("%s %s %s", c.Op, d.Labels.Service, d.Image))
+			if c.Writes() && d.ID == c.Target {
+				w.mu.Lock()
+				w.list = append(w.list, fmt.Sprintf("%s %s %s", c.Op, d.Labels.Service, d.Image))
+				w.mu.Unlock()
 			}
 		}
 		return nil
@@ -93,28 +99,29 @@ func writesOf(m *enginefake.Memory, record *[]string) enginefake.Hook {
 func TestTheNewContainerStartsBeforeTheOldEndsWherePortsAllow(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(*command.Service)
-		want   []string
+		early  bool
 	}{
-		"no port":         {func(*command.Service) {}, []string{"start web a:2", "stop web a:1", "remove web a:1"}},
-		"same port":       {withPort("80:80"), []string{"stop web a:1", "remove web a:1", "start web a:2"}},
-		"same volume":     {func(s *command.Service) { s.Volumes = []string{"data:/data"} }, []string{"stop web a:1", "remove web a:1", "start web a:2"}},
-		"volume, reading": {func(s *command.Service) { s.Volumes = []string{"data:/data:ro"} }, []string{"start web a:2", "stop web a:1", "remove web a:1"}},
+		"no port":         {func(*command.Service) {}, true},
+		"same port":       {withPort("80:80"), false},
+		"same volume":     {func(s *command.Service) { s.Volumes = []string{"data:/data"} }, false},
+		"volume, reading": {func(s *command.Service) { s.Volumes = []string{"data:/data:ro"} }, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m, h := memory()
 			r := start(t, "d1", h)
 			r.Set(desired(t, 1, services{"one": {service("web", "a:1", c.change)}}))
 			r.phase(1, "one", command.PhaseRunning)
-			var got []string
-			h.Before(writesOf(m, &got)) // one service: its steps follow each other
+			var got writes
+			h.Before(got.hook(m))
 			r.Set(desired(t, 2, services{"one": {service("web", "a:2", c.change)}}))
 			testwait.For(t, patience, "only the new one", func() bool {
 				all := m.All()
 				return len(all) == 1 && all[0].Image == "a:2" && all[0].State == engine.StateRunning
 			})
 			r.stop()
-			if !slices.Equal(got, c.want) {
-				t.Errorf("got %q, want %q", got, c.want)
+			began, ended := slices.Index(got.list, "start web a:2"), slices.Index(got.list, "stop web a:1")
+			if len(got.list) != 3 || began < 0 || ended < 0 || (began < ended) != c.early {
+				t.Errorf("got %q", got.list)
 			}
 		})
 	}
@@ -142,14 +149,14 @@ func TestRemovalIsTheReverseOfCreation(t *testing.T) {
 	r.phase(2, "one", command.PhaseRunning)
 	r.Set(desired(t, 3, services{"one": {service("db", "a:1"), service("app", "a:1"), service("web", "a:1")}}))
 	r.phase(3, "one", command.PhaseRunning)
-	var got []string
-	h.Before(writesOf(m, &got))
+	var got writes
+	h.Before(got.hook(m))
 	r.Set(desired(t, 4, nil))
 	r.gone(4, "one")
 	r.stop()
 	want := []string{"stop web a:1", "remove web a:1", "stop app a:1", "remove app a:1", "stop db a:1", "remove db a:1"}
-	if !slices.Equal(got, want) {
-		t.Errorf("got %q, want %q", got, want)
+	if !slices.Equal(got.list, want) {
+		t.Errorf("got %q, want %q", got.list, want)
 	}
 }
 
@@ -455,6 +462,62 @@ func TestPullAlwaysFollowsATag(t *testing.T) {
 	if all := m.All(); len(all) != 1 || all[0].ID != id {
 		t.Errorf("%v", names(all))
 	}
+}
+
+// TestPullAlwaysWithoutTheRegistry: what is there goes on, and is restarted.
+func TestPullAlwaysWithoutTheRegistry(t *testing.T) {
+	m := &enginefake.Memory{}
+	m.Publish("a:latest", "first")
+	h := &enginefake.Hooked{Engine: m}
+	doc := func(revision uint64) reconcile.Desired {
+		return desired(t, revision, services{
+			"one": {service("web", "a:latest", withPull(command.PullAlways))},
+			"job": {service("web", "a:latest", withPull(command.PullAlways), withRestart(command.RestartNo))},
+		})
+	}
+	r := start(t, "d1", m)
+	r.Set(doc(1))
+	r.phase(1, "one", command.PhaseRunning)
+	r.phase(1, "job", command.PhaseRunning)
+	r.stop()
+	m.Unpublish("a:latest")
+	var job string
+	for _, d := range m.All() {
+		m.Exit(d.ID, 0)
+		if d.Labels.Deployment == "job" {
+			job = d.ID
+		}
+	}
+	next := start(t, "d1", h)
+	next.Set(doc(1))
+	next.await("running, and what is wrong", func(rep reconcile.Report) bool {
+		s := rep.Deployments["one"].Services["web"]
+		return s.Phase == command.PhaseRunning && strings.Contains(s.LastError, "manifest unknown")
+	})
+	next.await("what is wrong with the job", func(rep reconcile.Report) bool {
+		s := rep.Deployments["job"].Services["web"]
+		return s.Phase == command.PhaseExited && strings.Contains(s.LastError, "manifest unknown")
+	})
+	m.Publish("a:latest", "first")
+	next.await("all is well", func(rep reconcile.Report) bool {
+		return rep.Deployments["one"].Services["web"].LastError == "" && rep.Deployments["job"].Services["web"].LastError == ""
+	})
+	if n := h.Count(func(c enginefake.Call) bool { return c.Op == "start" && c.Target == job }); n != 0 {
+		t.Errorf("a job that had ended was started %d times more", n)
+	}
+}
+
+func TestADeadContainerIsReplaced(t *testing.T) {
+	m, _ := memory()
+	r := start(t, "d1", m)
+	r.Set(desired(t, 1, services{"one": {service("web", "a:1")}}))
+	r.phase(1, "one", command.PhaseRunning)
+	dead := m.All()[0].ID
+	m.SetState(dead, engine.StateDead)
+	testwait.For(t, patience, "another container", func() bool {
+		all := m.All()
+		return len(all) == 1 && all[0].ID != dead && all[0].State == engine.StateRunning
+	})
 }
 
 func TestIdleMeansNoWriteAndNoPoll(t *testing.T) {
