@@ -20,6 +20,15 @@
 //		fmt.Println(r.Device, r.Outcome(), r.RTT)
 //	}
 //
+//	err = c.Logs(ctx, "vm-device-00", client.LogsOptions{Container: "web", Follow: true, Stdout: os.Stdout})
+//	r, err := c.Exec(ctx, "vm-device-00", client.ExecOptions{Container: "web", Argv: []string{"ls"}, Stdout: os.Stdout})
+//	fmt.Println(r.ExitCode)
+//
+// [Client.Logs], [Client.Exec] and [Client.Shell] are sessions: flow control
+// reaches from the writer here to the container there, so that a slow writer slows
+// the source and nothing is dropped, and they outlive a connection that breaks for
+// less than command.SessionLease. What cannot be had whole is an error.
+//
 // Every error of a command is a [*command.Error] with one outcome of a closed
 // set; the Err variables of this package match them with errors.Is. A command
 // never hangs: it ends with its reply, at its timeout, when its context does, or

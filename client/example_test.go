@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"os"
+	"os/signal"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -89,4 +91,78 @@ func ExampleCheckChain() {
 	for _, gap := range client.CheckChain(entries) {
 		fmt.Println(gap)
 	}
+}
+
+func ExampleClient_Logs() {
+	nc, err := connect("secret")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer nc.Close()
+	c, err := client.New(nc, client.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	last := 20
+	err = c.Logs(ctx, "vm-device-00", client.LogsOptions{
+		Container: "web", Follow: true, Reopen: true, Tail: &last, Stdout: os.Stdout, Stderr: os.Stderr,
+	})
+	if err != nil && !errors.Is(err, context.Canceled) {
+		log.Fatal(err)
+	}
+}
+
+func ExampleClient_Exec() {
+	nc, err := connect("secret")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer nc.Close()
+	c, err := client.New(nc, client.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+
+	r, err := c.Exec(context.Background(), "vm-device-00", client.ExecOptions{
+		Container: "web", Argv: []string{"tar", "x", "-C", "/srv"},
+		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+	})
+	switch {
+	case errors.Is(err, client.ErrStartedNoResult):
+		reply, err := c.Result(context.Background(), "vm-device-00", r.RequestID) // later
+		fmt.Println(reply.Outcome, err)
+	case err != nil:
+		log.Fatal(err)
+	default:
+		os.Exit(r.ExitCode)
+	}
+}
+
+func ExampleClient_Shell() {
+	nc, err := connect("secret")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer nc.Close()
+	c, err := client.New(nc, client.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+
+	// The terminal at this end is the program's own affair: raw mode, its size.
+	resize := make(chan command.Resize, 1)
+	r, err := c.Shell(context.Background(), "vm-device-00", client.ShellOptions{
+		Container: "web", Term: os.Getenv("TERM"), Size: command.Resize{Rows: 40, Cols: 120}, Resize: resize,
+		Stdin: os.Stdin, Stdout: os.Stdout,
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	os.Exit(r.ExitCode)
 }

@@ -234,12 +234,12 @@ func (c *Client) instance(ctx context.Context, device string) (string, *command.
 	if err != nil {
 		return "", asFault(err)
 	}
-	for _, m := range page.messages {
-		status, err := command.DecodeDocument[command.Status](m.Data)
-		if err != nil || status.DeviceID != device || status.Instance == "" {
-			return "", fault(command.OutcomeFailed, err, "the device's last status cannot be read; without it a command that changes something is not sent")
-		}
-		return status.Instance, nil
+	if len(page.messages) == 0 {
+		return "", offlineFault(lastSeen{read: true})
 	}
-	return "", offlineFault(lastSeen{read: true})
+	status, err := command.DecodeDocument[command.Status](page.messages[0].Data)
+	if err != nil || status.DeviceID != device || status.Instance == "" {
+		return "", fault(command.OutcomeFailed, err, "the device's last status cannot be read; without it a command that changes something is not sent")
+	}
+	return status.Instance, nil
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -56,7 +57,6 @@ type stream struct {
 	streams  command.SessionBytes
 	told     grant // what the device was last told
 	heard    time.Time
-	sent     uint64    // what the device says that it sent
 	gap      time.Time // since when something is missing; zero: nothing is
 	asked    time.Time // when it was last asked for again
 	end      *command.SessionEnd
@@ -228,6 +228,9 @@ func (s *stream) controlJSON(op command.SessionOp, v any) {
 
 // onMsg takes a message of the session in.
 func (s *stream) onMsg(msg *nats.Msg) {
+	if foreign(msg.Header) {
+		return
+	}
 	chunk, err := command.ReadChunk(msg.Header)
 	if err != nil || len(msg.Data) > command.MaxChunk {
 		s.fail(fault(command.OutcomeFailed, fmt.Errorf("%w: %v", ErrBadReply, err), "the device broke the protocol of sessions"))
@@ -281,6 +284,21 @@ func (s *stream) onMsg(msg *nats.Msg) {
 		s.mu.Unlock()
 	}
 	s.wake()
+}
+
+// foreign tells whether a message was not published by the device as output:
+// the broker does not check reply subjects, so that whoever knew the session's id
+// could have an answer delivered here. An answer has none of the headers, or one
+// of the broker's.
+func foreign(h nats.Header) bool {
+	ours := false
+	for name := range h {
+		if len(name) >= 5 && strings.EqualFold(name[:5], "Nats-") {
+			return true
+		}
+		ours = ours || name == command.HeaderStream || name == command.HeaderEnd
+	}
+	return !ours
 }
 
 // missingLocked notes that something is missing and asks for it. It unlocks.
@@ -383,7 +401,7 @@ func (s *stream) copy(ctx context.Context, write func(command.Stream, []byte) er
 		s.mu.Unlock()
 		for i, p := range pieces {
 			if ctx.Err() != nil {
-				return s.cancelled(contextFault(ctx, true))
+				return s.cancelled(givenUp(ctx))
 			}
 			if failed := write(p.stream, p.data); failed != nil {
 				return s.cancelled(fault(command.OutcomeFailed, failed, "the output could not be written"))
@@ -402,9 +420,16 @@ func (s *stream) copy(ctx context.Context, write func(command.Stream, []byte) er
 		select {
 		case <-s.arrived:
 		case <-ctx.Done():
-			return s.cancelled(contextFault(ctx, true))
+			return s.cancelled(givenUp(ctx))
 		}
 	}
+}
+
+// givenUp is the outcome of a session that the caller ended.
+func givenUp(ctx context.Context) *command.Error {
+	err := contextFault(ctx, true)
+	err.Message = "the session was given up"
+	return err
 }
 
 // took notes that the writer took n bytes.
@@ -523,8 +548,8 @@ func (l *streams) refuse(subject string, err *command.Error) bool {
 	return found
 }
 
-// owns tells whether a subject of session control is that of a stream, and ends
-// it.
+// refuseControl ends the stream whose session control the broker refuses, and
+// tells whether there is one.
 func (l *streams) refuseControl(target command.Target, err *command.Error) bool {
 	found := false
 	l.each(func(s *stream) {

@@ -3,10 +3,9 @@ package client
 import (
 	"errors"
 	"io"
+	"strconv"
 	"sync"
 	"time"
-
-	"strconv"
 
 	"github.com/nats-io/nats.go"
 
@@ -17,7 +16,6 @@ import (
 // until the device has it.
 type input struct {
 	s    *stream
-	wg   sync.WaitGroup
 	free chan struct{} // credit may have come
 
 	mu      sync.Mutex // held while sending, so that numbers go out in order

@@ -114,7 +114,7 @@ func (e *execCommand) run(ctx context.Context, device string, argv []string) err
 		run, signals, stop := interruptible(ctx)
 		defer stop()
 		o.Signals = signals
-		return e.app.programEnded(c.Exec(run, device, o))
+		return programEnded(c.Exec(run, device, o))
 	}
 	t, err := e.app.openTerminal(ctx)
 	if err != nil {
@@ -122,7 +122,7 @@ func (e *execCommand) run(ctx context.Context, device string, argv []string) err
 	}
 	defer t.restore()
 	o.Stdin, o.TTY, o.Resize, o.Stderr = t.input(), t.size(), t.resizes, nil
-	return e.app.programEnded(c.Exec(t.ctx, device, o))
+	return t.ended(c.Exec(t.ctx, device, o))
 }
 
 // output runs a program and prints what it wrote as one object.
@@ -157,7 +157,7 @@ func (a *app) own(err error) error {
 }
 
 // programEnded is the end of a program as the command's.
-func (a *app) programEnded(r client.ExecResult, err error) error {
+func programEnded(r client.ExecResult, err error) error {
 	if err != nil {
 		return err
 	}

@@ -47,7 +47,7 @@ func (s *shellCommand) run(ctx context.Context, device string, argv []string) er
 		return err
 	}
 	defer t.restore()
-	return s.app.programEnded(c.Shell(t.ctx, device, client.ShellOptions{
+	return t.ended(c.Shell(t.ctx, device, client.ShellOptions{
 		Container: s.where.container, Host: s.where.host, Argv: argv, Env: env, Workdir: s.where.workdir, User: s.where.user,
 		Term: s.app.getenv("TERM"), Size: *t.size(), Stdin: t.input(), Stdout: s.app.stdout, Resize: t.resizes,
 	}))

@@ -9,11 +9,12 @@ import (
 
 	"golang.org/x/term"
 
+	"github.com/harmony-fleet/fleet/client"
 	"github.com/harmony-fleet/fleet/command"
 )
 
 // errLeft is the cause of a context that ended by the escape.
-var errLeft = errors.New("left by ~.")
+var errLeft = errors.New("left by the escape")
 
 // terminal is the user's terminal in raw mode: what is typed goes to the other
 // side as it is.
@@ -45,6 +46,14 @@ func (a *app) openTerminal(ctx context.Context) (*terminal, error) {
 		_ = term.Restore(fd, state) // what could be done about it?
 	})
 	return t, nil
+}
+
+// ended is the end of a program that was connected to the terminal.
+func (t *terminal) ended(r client.ExecResult, err error) error {
+	if errors.Is(context.Cause(t.ctx), errLeft) {
+		return exitError{code: ownFailure, summary: "left; what was started in the terminal is ended"}
+	}
+	return programEnded(r, err)
 }
 
 // size is the terminal's now; that of a classic one where it cannot be told.

@@ -111,12 +111,15 @@ func (r *Reconciler) converge(ctx context.Context, u *unit, j job) {
 // work makes a service's container, as far as that can be done in one go.
 func (r *Reconciler) work(ctx context.Context, s *step, res *result) error {
 	j := res.job
+	var pull error
 	if j.refresh || !j.found {
 		image, err := r.image(ctx, s, j)
-		if err != nil {
+		switch {
+		case err != nil && (!j.found || ctx.Err() != nil):
 			return err
-		}
-		if j.spec.Pull == command.PullAlways {
+		case err != nil:
+			pull = err // without the registry, what is there goes on
+		case j.spec.Pull == command.PullAlways:
 			res.wantImage = image.ID
 			if j.found && j.have.ImageID != image.ID {
 				j.found, j.start = false, false // what is in the way now is seen by the next pass
@@ -141,8 +144,8 @@ func (r *Reconciler) work(ctx context.Context, s *step, res *result) error {
 		}
 		r.log.Info("container created", "service", j.key.String(), "container", spec.Name, "image", j.spec.Image, "revision", j.revision)
 	}
-	if !j.start || j.found && j.have.State == engine.StateRunning {
-		return nil
+	if !j.start {
+		return pull
 	}
 	s.phase.set(command.PhaseStarting, "")
 	if err := r.opts.Engine.Start(ctx, id); err != nil {
@@ -150,7 +153,7 @@ func (r *Reconciler) work(ctx context.Context, s *step, res *result) error {
 	}
 	res.started = true
 	r.log.Info("container started", "service", j.key.String(), "id", id[:min(12, len(id))], "again", j.restart)
-	return nil
+	return pull
 }
 
 // image finds the image of a service, or pulls it.
@@ -235,6 +238,9 @@ func (r *Reconciler) take(res result) {
 	if u.hash != res.job.hash {
 		return // it is about another spec by now
 	}
+	if res.started && res.job.restart {
+		u.restarts++
+	}
 	switch {
 	case errors.Is(res.err, context.Canceled):
 	case res.err != nil:
@@ -248,10 +254,7 @@ func (r *Reconciler) take(res result) {
 		if res.wantImage != "" {
 			u.wantImage = res.wantImage
 		}
-		if res.started && res.job.restart {
-			u.restarts++
-		}
-		if !res.job.restart {
+		if !res.started || !res.job.restart { // that it starts again does not mean that it stays
 			u.forget()
 		}
 	}

@@ -154,6 +154,11 @@ func (r *Reconciler) advance(ctx context.Context, g *goal, w wanted, list []engi
 			blockers = append(blockers, o)
 		}
 	}
+	for _, o := range list {
+		if rank(o) == 0 {
+			r.remove(ctx, o) // of no use to anybody, and its name is needed
+		}
+	}
 	if found && !w.frozen {
 		for _, o := range list {
 			// As long as the new one never ran, the old one is left to, unless it is in
@@ -176,7 +181,7 @@ func (r *Reconciler) advance(ctx context.Context, g *goal, w wanted, list []engi
 		}
 		return time.Time{}
 	}
-	restart := false
+	restart, runs := false, true
 	switch {
 	case !found && w.frozen:
 		return time.Time{}
@@ -192,10 +197,10 @@ func (r *Reconciler) advance(ctx context.Context, g *goal, w wanted, list []engi
 		if !d.FinishedAt.Equal(u.ended) {
 			r.ended(u, d)
 		}
-		if !restarts(w.spec, d) && !refresh {
+		restart, runs = true, restarts(w.spec, d)
+		if !runs && !refresh {
 			return time.Time{}
 		}
-		restart = true
 	case c.State != engine.StateCreated && !refresh:
 		return r.opts.Now().Add(r.opts.BackoffMin) // paused, or on the way to another state
 	}
@@ -207,7 +212,7 @@ func (r *Reconciler) advance(ctx context.Context, g *goal, w wanted, list []engi
 	}
 	r.converge(ctx, u, job{
 		wanted: w, revision: g.Revision, have: c, found: found, refresh: refresh,
-		start: len(blockers) == 0 && c.State != engine.StateRunning, restart: restart,
+		start: runs && len(blockers) == 0 && c.State != engine.StateRunning, restart: restart,
 	})
 	return time.Time{}
 }

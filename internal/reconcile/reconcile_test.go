@@ -464,6 +464,62 @@ func TestPullAlwaysFollowsATag(t *testing.T) {
 	}
 }
 
+// TestPullAlwaysWithoutTheRegistry: what is there goes on, and is restarted.
+func TestPullAlwaysWithoutTheRegistry(t *testing.T) {
+	m := &enginefake.Memory{}
+	m.Publish("a:latest", "first")
+	h := &enginefake.Hooked{Engine: m}
+	doc := func(revision uint64) reconcile.Desired {
+		return desired(t, revision, services{
+			"one": {service("web", "a:latest", withPull(command.PullAlways))},
+			"job": {service("web", "a:latest", withPull(command.PullAlways), withRestart(command.RestartNo))},
+		})
+	}
+	r := start(t, "d1", m)
+	r.Set(doc(1))
+	r.phase(1, "one", command.PhaseRunning)
+	r.phase(1, "job", command.PhaseRunning)
+	r.stop()
+	m.Unpublish("a:latest")
+	var job string
+	for _, d := range m.All() {
+		m.Exit(d.ID, 0)
+		if d.Labels.Deployment == "job" {
+			job = d.ID
+		}
+	}
+	next := start(t, "d1", h)
+	next.Set(doc(1))
+	next.await("running, and what is wrong", func(rep reconcile.Report) bool {
+		s := rep.Deployments["one"].Services["web"]
+		return s.Phase == command.PhaseRunning && strings.Contains(s.LastError, "manifest unknown")
+	})
+	next.await("what is wrong with the job", func(rep reconcile.Report) bool {
+		s := rep.Deployments["job"].Services["web"]
+		return s.Phase == command.PhaseExited && strings.Contains(s.LastError, "manifest unknown")
+	})
+	m.Publish("a:latest", "first")
+	next.await("all is well", func(rep reconcile.Report) bool {
+		return rep.Deployments["one"].Services["web"].LastError == "" && rep.Deployments["job"].Services["web"].LastError == ""
+	})
+	if n := h.Count(func(c enginefake.Call) bool { return c.Op == "start" && c.Target == job }); n != 0 {
+		t.Errorf("a job that had ended was started %d times more", n)
+	}
+}
+
+func TestADeadContainerIsReplaced(t *testing.T) {
+	m, _ := memory()
+	r := start(t, "d1", m)
+	r.Set(desired(t, 1, services{"one": {service("web", "a:1")}}))
+	r.phase(1, "one", command.PhaseRunning)
+	dead := m.All()[0].ID
+	m.SetState(dead, engine.StateDead)
+	testwait.For(t, patience, "another container", func() bool {
+		all := m.All()
+		return len(all) == 1 && all[0].ID != dead && all[0].State == engine.StateRunning
+	})
+}
+
 func TestIdleMeansNoWriteAndNoPoll(t *testing.T) {
 	m, h := memory()
 	r := start(t, "d1", h, func(o *reconcile.Options) { o.Resync = time.Hour })

@@ -58,7 +58,7 @@ func TestOutputSurvivesBreaks(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			const size = 96 << 20
+			const size = 48 << 20
 			r := newRig(t, session.Options{}, send(size))
 			var out checker
 			done := make(chan error, 1)

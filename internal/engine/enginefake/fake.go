@@ -52,6 +52,18 @@ func (m *Memory) Exit(id string, code int) {
 	m.change(id, func(d *engine.Details) { d.State, d.ExitCode, d.FinishedAt = engine.StateExited, code, time.Now() })
 }
 
+// SetState puts a container into a state.
+func (m *Memory) SetState(id string, s engine.State) {
+	m.change(id, func(d *engine.Details) { d.State = s })
+}
+
+// Unpublish takes an image out of the registry.
+func (m *Memory) Unpublish(ref string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.registry, ref)
+}
+
 // change changes a container and tells the watchers.
 func (m *Memory) change(id string, f func(*engine.Details)) {
 	m.mu.Lock()

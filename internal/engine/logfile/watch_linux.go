@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -22,9 +21,8 @@ const maxRotated = 8
 // took its place, which is opened before a third one can.
 type watch struct {
 	path    string
-	inotify *os.File
+	name    string // in its directory
 	changed chan struct{}
-	ended   chan struct{}
 
 	mu   sync.Mutex
 	next []*os.File
@@ -33,46 +31,137 @@ type watch struct {
 	lost bool
 }
 
+// hub is the one inotify instance that all watches share: a user may have 128 of
+// them as a rule. It is there while there are watches.
+type hub struct {
+	inotify *os.File
+	ended   chan struct{}
+	byDir   map[int32]map[*watch]struct{} // by watch descriptor
+}
+
+var hubs struct {
+	sync.Mutex
+	now *hub
+}
+
 func watchFile(path string) (*watch, error) {
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
-	if err != nil {
-		return nil, fmt.Errorf("watch %s: %w", path, err)
+	w := &watch{path: path, name: filepath.Base(path), changed: make(chan struct{}, 1)}
+	hubs.Lock()
+	defer hubs.Unlock()
+	h := hubs.now
+	if h == nil {
+		fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+		if err != nil {
+			return nil, fmt.Errorf("watch %s: %w", path, err)
+		}
+		h = &hub{inotify: os.NewFile(uintptr(fd), "inotify"), ended: make(chan struct{}), byDir: map[int32]map[*watch]struct{}{}}
+		go h.run() // ends when the last watch is closed
 	}
 	// The directory, since a watch on the file goes with the file.
-	if _, err := unix.InotifyAddWatch(fd, filepath.Dir(path), unix.IN_MODIFY|unix.IN_MOVED_TO); err != nil {
-		_ = unix.Close(fd)
+	wd, err := h.control(func(fd int) (int, error) {
+		return unix.InotifyAddWatch(fd, filepath.Dir(path), unix.IN_MODIFY|unix.IN_MOVED_TO)
+	})
+	if err != nil {
+		if hubs.now == nil {
+			h.inotify.Close()
+			<-h.ended
+		}
 		return nil, fmt.Errorf("watch %s: %w", path, err)
 	}
-	w := &watch{path: path, inotify: os.NewFile(uintptr(fd), "inotify"), changed: make(chan struct{}, 1), ended: make(chan struct{})}
-	go w.run() // ends with close
+	hubs.now = h
+	if h.byDir[wd] == nil {
+		h.byDir[wd] = map[*watch]struct{}{}
+	}
+	h.byDir[wd][w] = struct{}{}
 	return w, nil
 }
 
-func (w *watch) run() {
-	defer close(w.ended)
-	name := []byte(filepath.Base(w.path))
+// control calls f with the descriptor, which File.Fd would make blocking.
+func (h *hub) control(f func(fd int) (int, error)) (int32, error) {
+	raw, err := h.inotify.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var n int
+	var failed error
+	if err := raw.Control(func(fd uintptr) { n, failed = f(int(fd)) }); err != nil {
+		return 0, err
+	}
+	return int32(n), failed
+}
+
+func (w *watch) close() {
+	hubs.Lock()
+	h := hubs.now
+	for wd, all := range h.byDir {
+		if _, ok := all[w]; !ok {
+			continue
+		}
+		if delete(all, w); len(all) == 0 {
+			delete(h.byDir, wd)
+			_, _ = h.control(func(fd int) (int, error) { return unix.InotifyRmWatch(fd, uint32(wd)) }) // fails where the directory is gone
+		}
+	}
+	last := len(h.byDir) == 0
+	if last {
+		hubs.now = nil
+	}
+	hubs.Unlock()
+	if last {
+		h.inotify.Close()
+		<-h.ended
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, f := range w.next {
+		f.Close()
+	}
+	w.next, w.lost = nil, true // an event under way opens no more
+}
+
+// watches are those of a directory, or all.
+func (h *hub) watches(wd int32, all bool) []*watch {
+	hubs.Lock()
+	defer hubs.Unlock()
+	var list []*watch
+	for dir, watches := range h.byDir {
+		if all || dir == wd {
+			for w := range watches {
+				list = append(list, w)
+			}
+		}
+	}
+	return list
+}
+
+func (h *hub) run() {
+	defer close(h.ended)
 	buf := make([]byte, 16<<10)
 	for {
-		n, err := w.inotify.Read(buf)
+		n, err := h.inotify.Read(buf)
 		if err != nil {
 			return
 		}
 		for b := buf[:n]; len(b) >= unix.SizeofInotifyEvent; {
+			wd := int32(binary.NativeEndian.Uint32(b))
 			mask := binary.NativeEndian.Uint32(b[4:])
 			size := int(binary.NativeEndian.Uint32(b[12:]))
-			entry := bytes.TrimRight(b[unix.SizeofInotifyEvent:unix.SizeofInotifyEvent+size], "\x00")
+			entry := string(bytes.TrimRight(b[unix.SizeofInotifyEvent:unix.SizeofInotifyEvent+size], "\x00"))
 			b = b[unix.SizeofInotifyEvent+size:]
-			switch {
-			case mask&unix.IN_Q_OVERFLOW != 0:
-				w.mu.Lock()
-				w.lost = true
-				w.mu.Unlock()
-			case !bytes.Equal(entry, name):
-				continue
-			case mask&unix.IN_MOVED_TO != 0:
-				w.open()
+			overflow := mask&unix.IN_Q_OVERFLOW != 0
+			for _, w := range h.watches(wd, overflow) {
+				switch {
+				case overflow:
+					w.mu.Lock()
+					w.lost = true
+					w.mu.Unlock()
+				case entry != w.name:
+					continue
+				case mask&unix.IN_MOVED_TO != 0:
+					w.open()
+				}
+				w.poke()
 			}
-			w.poke()
 		}
 	}
 }
@@ -154,17 +243,7 @@ func (w *watch) wait(ctx context.Context, limit time.Duration) (changed bool, er
 		return true, nil
 	case <-t.C:
 		return false, nil
-	case <-w.ended:
-		return false, errors.New("the watch on " + w.path + " ended")
 	case <-ctx.Done():
 		return false, ctx.Err()
-	}
-}
-
-func (w *watch) close() {
-	w.inotify.Close()
-	<-w.ended
-	for _, f := range w.next {
-		f.Close()
 	}
 }
