@@ -165,7 +165,7 @@ func (f *File) Read(offset, n int64) ([]byte, error) {
 // Each calls do with the object of every line from offset on, until it fails.
 // The object is valid during the call.
 func (f *File) Each(offset int64, do func(data []byte) error) error {
-	var r io.Reader = bytes.NewReader(f.mem)
+	var r io.Reader
 	if f.file != nil {
 		r = io.NewSectionReader(f.file, offset, f.size-offset)
 	} else {
