@@ -5,7 +5,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/harmony-fleet/fleet/command"
+	"github.com/harmony-fleet/fleet/internal/access"
+	"github.com/harmony-fleet/fleet/internal/broker"
 	"github.com/harmony-fleet/fleet/internal/reconcile"
 )
 
@@ -58,4 +62,25 @@ func TestNoStatusIsReadyForARevisionThatIsNew(t *testing.T) {
 	}
 	close(stop)
 	reader.Wait()
+}
+
+// TestAStatusFromBeforeTheStreamsIsStoredInTheEnd: an agent may connect to a broker
+// that is not provisioned yet, where its status is stored nowhere.
+func TestAStatusFromBeforeTheStreamsIsStoredInTheEnd(t *testing.T) {
+	w := newWorld(t)
+	js, err := jetstream.New(w.data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := js.DeleteStream(t.Context(), access.StreamStatus); err != nil {
+		t.Fatal(err)
+	}
+	o := w.options("d1")
+	o.ResyncInterval = 300 * time.Millisecond
+	start(t, o)
+	w.awaitPing("d1")
+	if _, err := broker.Provision(t.Context(), w.data, broker.ProvisionOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.awaitStatus("d1", "published again", func(command.Status) bool { return true })
 }
