@@ -24,8 +24,10 @@ const (
 	// diagnosticsTimeout bounds how long looking takes: it is done of clusters that
 	// may be broken.
 	diagnosticsTimeout = 15 * time.Second
-	// maxLog is how many bytes of each log are kept, its end.
-	maxLog = 4 << 20
+	// maxLog and maxLogLines bound what is kept of each log: so many lines from its
+	// end, and of these so many bytes.
+	maxLog      = 4 << 20
+	maxLogLines = 20000
 )
 
 // SaveDiagnostics saves what there is to know of the stack in a folder, and returns
@@ -74,7 +76,7 @@ func (s *Stack) SaveDiagnostics() (string, error) {
 				}
 			}
 			calls = append(calls, func() error {
-				text, err := s.podLog(ctx, pod.Name, previous, 0)
+				text, err := s.podLog(ctx, pod.Name, previous, maxLogLines)
 				return save(name, text, err)
 			})
 		}
@@ -96,13 +98,10 @@ func restarts(pod *corev1.Pod) int32 {
 	return n
 }
 
-// podLog gives the end of a log; lines 0: as much as is kept.
+// podLog gives the last lines of a log.
 func (s *Stack) podLog(ctx context.Context, pod string, previous bool, lines int64) ([]byte, error) {
 	limit := int64(maxLog)
-	o := &corev1.PodLogOptions{Previous: previous, LimitBytes: &limit}
-	if lines > 0 {
-		o.TailLines = &lines
-	}
+	o := &corev1.PodLogOptions{Previous: previous, LimitBytes: &limit, TailLines: &lines}
 	return s.kube.CoreV1().Pods(s.Namespace).GetLogs(pod, o).DoRaw(ctx)
 }
 

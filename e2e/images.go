@@ -11,10 +11,9 @@ import (
 	"strings"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/harmony-fleet/fleet/e2e/cluster"
 	"github.com/harmony-fleet/fleet/e2e/image"
+	"github.com/harmony-fleet/fleet/e2e/internal/filelock"
 )
 
 // programs are those whose images a stack needs.
@@ -136,19 +135,11 @@ func lockBuild(ctx context.Context) (unlock func(), err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("build images: %w", err)
 	}
-	f, err := os.OpenFile(filepath.Join(dir, "build.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	unlock, err = filelock.Wait(ctx, filepath.Join(dir, "build.lock"))
 	if err != nil {
-		return nil, fmt.Errorf("build images: %w", err)
+		return nil, fmt.Errorf("build images: wait for another build in %s: %w", dir, err)
 	}
-	for {
-		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil {
-			return func() { _ = f.Close() }, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) || !pause(ctx, 10*retryPause) {
-			_ = f.Close()
-			return nil, fmt.Errorf("build images: wait for another build in %s: %w", dir, errors.Join(err, ctx.Err()))
-		}
-	}
+	return unlock, nil
 }
 
 const modulePath = "github.com/harmony-fleet/fleet"

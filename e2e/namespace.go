@@ -79,7 +79,9 @@ func renew(ctx context.Context, kube kubernetes.Interface, name string, life tim
 		}
 		patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]string{annotationExpires: expiry(life)}}})
 		if err == nil {
-			_, err = kube.CoreV1().Namespaces().Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{})
+			attempt, cancel := context.WithTimeout(ctx, life/3)
+			_, err = kube.CoreV1().Namespaces().Patch(attempt, name, types.MergePatchType, patch, metav1.PatchOptions{})
+			cancel()
 		}
 		if err != nil && ctx.Err() == nil {
 			log.Warn("the expiry of the namespace was not renewed; it may be swept", "namespace", name, "error", err)

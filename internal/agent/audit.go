@@ -9,8 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go"
-
 	"github.com/harmony-fleet/fleet/command"
 	"github.com/harmony-fleet/fleet/internal/access"
 	"github.com/harmony-fleet/fleet/internal/agent/spool"
@@ -44,7 +42,6 @@ type connection struct {
 const (
 	auditBatchRecords = 128
 	auditBatchBytes   = 128 << 10
-	auditTimeout      = 5 * time.Second // of one question to the broker
 
 	// A record must stay below what the broker's stream takes (16 KiB), whatever a
 	// caller put into it. Escaped in JSON a byte takes at most six.
@@ -247,33 +244,11 @@ func (a *auditor) confirm(ctx context.Context, l *link, verb command.Verb, want 
 // lastStored is the hash of the broker's last record of a verb, empty where it
 // has none.
 func (a *auditor) lastStored(ctx context.Context, l *link, verb command.Verb) (string, error) {
-	msg, err := directGetLast(ctx, l, access.StreamAudit, command.AuditSubject(a.device, verb))
-	if err != nil || msg == nil {
+	m, found, err := l.lastOn(ctx, access.StreamAudit, command.AuditSubject(a.device, verb))
+	if err != nil || !found {
 		return "", err
 	}
-	return command.AuditHash(msg.Data), nil
-}
-
-// directGetLast reads the last message on subject from stream; nil: there is
-// none.
-func directGetLast(ctx context.Context, l *link, stream, subject string) (*nats.Msg, error) {
-	ctx, cancel := context.WithTimeout(ctx, auditTimeout)
-	defer cancel()
-	msg, err := l.nc.RequestWithContext(ctx, access.DirectGetLast(stream, subject), nil)
-	switch {
-	case errors.Is(err, nats.ErrNoResponders):
-		return nil, fmt.Errorf("read %s from stream %s: the stream is away", subject, stream)
-	case err != nil:
-		return nil, fmt.Errorf("read %s from stream %s: %w", subject, stream, err)
-	}
-	switch status := msg.Header.Get("Status"); status {
-	case "":
-		return msg, nil
-	case "404":
-		return nil, nil
-	default:
-		return nil, fmt.Errorf("read %s from stream %s: status %s %s", subject, stream, status, msg.Header.Get("Description"))
-	}
+	return command.AuditHash(m.Data), nil
 }
 
 // cut shortens a string that came from outside, to n bytes of valid UTF-8.

@@ -2,12 +2,10 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
@@ -90,38 +88,31 @@ func (w *watcher) read(ctx context.Context) {
 
 func (w *watcher) readOnce(ctx context.Context, l *link) (newer bool, err error) {
 	subject := command.DesiredStateSubject(w.device)
-	msg, err := directGetLast(ctx, l, access.KVStream(command.DesiredStateBucket), subject)
-	if err != nil || msg == nil {
+	m, found, err := l.lastOn(ctx, access.KVStream(command.DesiredStateBucket), subject)
+	if err != nil || !found {
 		return false, err // nothing was ever written: keep what runs
 	}
-	if got := msg.Header.Get("Nats-Subject"); got != subject {
-		return false, fmt.Errorf("the broker answered with subject %.80q instead of %s", got, subject)
-	}
-	read := keptDesired{DeviceID: w.device, document: msg.Data}
-	if read.Revision, err = strconv.ParseUint(msg.Header.Get("Nats-Sequence"), 10, 64); err != nil {
-		return false, errors.New("the broker's answer carries no sequence number")
-	}
-	if read.Stored, err = time.Parse(time.RFC3339Nano, msg.Header.Get("Nats-Time-Stamp")); err != nil {
-		return false, errors.New("the broker's answer carries no time")
-	}
-	if op := msg.Header.Get("KV-Operation"); op == "DEL" || op == "PURGE" {
-		read.Deleted, read.document = true, nil
+	read := keptDesired{DeviceID: w.device, Revision: m.Seq, Stored: m.At, Deleted: m.Deleted, document: m.Data}
+	if read.Deleted {
+		read.document = nil
 	}
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	if !read.newerThan(w.seen) {
-		return false, nil
+	newer = read.newerThan(w.seen)
+	if newer {
+		w.seen = read
 	}
-	w.seen = read
-	w.take(read)
-	return true, nil
+	w.mu.Unlock()
+	if newer {
+		w.take(read) // writes to the disk: without the lock, which hints wait for
+	}
+	return newer, nil
 }
 
 // restore takes up what an earlier run kept.
 func (w *watcher) restore(kept keptDesired) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	w.seen = kept
+	w.mu.Unlock()
 	if doc, err := kept.decode(); err == nil {
 		w.log.Info("going on from the desired state of the last run", "revision", kept.Revision, "deployments", len(doc.Deployments))
 		w.apply(reconcile.Desired{Revision: kept.Revision, State: doc})

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/harmony-fleet/fleet/command"
+	"github.com/harmony-fleet/fleet/internal/atomicfile"
 )
 
 // keptDesired is a desired state as it was read from the bucket, and as it is
@@ -89,7 +90,7 @@ func (d *stateDir) keepDesired(k keptDesired) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(d.file(desiredFile), data)
+	return atomicfile.Write(d.file(desiredFile), data)
 }
 
 // loadDesired gives what the last run kept; found is false where it kept nothing.

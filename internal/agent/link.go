@@ -13,6 +13,7 @@ import (
 
 	"github.com/harmony-fleet/fleet/command"
 	"github.com/harmony-fleet/fleet/internal/brokertime"
+	"github.com/harmony-fleet/fleet/internal/directget"
 	"github.com/harmony-fleet/fleet/internal/natsconn"
 )
 
@@ -126,6 +127,16 @@ func (l *link) subscribedAt() time.Time { return *l.since.Load() }
 // life counts the reconnects: what was sent in one life may be lost in the next.
 func (l *link) life() uint64 { return l.nc.Stats().Reconnects }
 
+// readTimeout bounds one question to the broker for a stored message.
+const readTimeout = 5 * time.Second
+
+// lastOn reads the last message on subject from stream, within readTimeout.
+func (l *link) lastOn(ctx context.Context, stream, subject string) (m directget.Message, found bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	return directget.Last(ctx, l.nc, stream, subject)
+}
+
 // waiting is how many commands have not been looked at.
 func (l *link) waiting() int {
 	n, _, err := l.commands.Pending()
@@ -162,6 +173,7 @@ func (l *link) closed(*nats.Conn) { l.agent.send(event{kind: linkClosed, link: l
 
 func (l *link) asyncError(_ *nats.Conn, sub *nats.Subscription, err error) {
 	switch {
+	case natsconn.Refused(err): // that is said by natsconn
 	case errors.Is(err, nats.ErrSlowConsumer) && sub != nil && sub.Subject != command.Subscription(l.agent.opts.DeviceID):
 		l.agent.log.Debug("more notices than are looked at; some are dropped", "subject", sub.Subject)
 	case errors.Is(err, nats.ErrSlowConsumer):

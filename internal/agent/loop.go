@@ -82,6 +82,9 @@ func (p *loop) run(ctx context.Context) {
 		case <-p.resync.C:
 			p.sync(ctx)
 			p.watch.task.poke()
+			if l := p.current.Load(); l != nil && p.report.old() {
+				p.report.status(l, true)
+			}
 		case <-p.clash.C:
 			if p.state.setCondition(command.ConditionIDClash, false, "", "") {
 				p.log.Info("the other agent with this device id is gone")

@@ -69,7 +69,8 @@ type Options struct {
 	// default 300 ms.
 	AuditDelay time.Duration
 	// ResyncInterval is how often broker time and desired state are read again
-	// without a cause, before jitter; default 10 min.
+	// without a cause, and the status is published again, before jitter; default
+	// 10 min.
 	ResyncInterval time.Duration
 	// RenewInterval, if set, renews the connection so often, even if it would live
 	// longer. Default: only before its end.

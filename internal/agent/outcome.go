@@ -45,6 +45,8 @@ func (t *table) ended(e *entry, exitCode *int, failure *command.Error) error {
 }
 
 func (t *table) journalEnd(e *entry) error {
+	t.ends.Lock() // what is read later is written later
+	defer t.ends.Unlock()
 	t.mu.Lock()
 	o := journal.Outcome{Reply: e.reply.data, Error: errorReply(e.reply.err), Failure: errorReply(e.failure), ExitCode: e.exitCode, Open: e.open}
 	journaled := e.journaled

@@ -12,11 +12,13 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	natsserver "github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
 	"github.com/harmony-fleet/fleet/command"
+	"github.com/harmony-fleet/fleet/internal/agent/journal"
 	"github.com/harmony-fleet/fleet/internal/broker"
 	"github.com/harmony-fleet/fleet/internal/credentials"
 	"github.com/harmony-fleet/fleet/internal/natsconn"
@@ -299,5 +301,57 @@ func TestTheResultOfASessionComesLater(t *testing.T) {
 		if _, kind := w.result(w.ops, "d1", bad); kind != command.KindBadRequest {
 			t.Errorf("request id %q: %s", bad, kind)
 		}
+	}
+}
+
+// TestTheJournalTellsTheLastOfAnOutcome: the reply to a session and the end of its
+// process come from two goroutines; what the next run reads is the later state.
+func TestTheJournalTellsTheLastOfAnOutcome(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), journalFile)
+	const requests = 2000
+	tab := &table{maxLasting: requests, maxBytes: 1 << 20}
+	open := func() []journal.Entry {
+		t.Helper()
+		j, started, damage, err := journal.Open(journal.Options{Path: path, DeviceID: "d1"})
+		if err != nil || damage != nil {
+			t.Fatal(err, damage)
+		}
+		tab.journal = j
+		return started
+	}
+	open()
+	code := 3
+	for n := range requests {
+		e, _, refusal := tab.begin(requestKey{"alice", fmt.Sprint(n)}, command.VerbExec, "d", time.Now(), time.Now().Add(time.Minute))
+		if refusal != nil {
+			t.Fatal(refusal)
+		}
+		if err := tab.start(e); err != nil {
+			t.Fatal(err)
+		}
+		var both sync.WaitGroup
+		both.Go(func() {
+			if err := tab.finish(e, reply{data: []byte("{}"), session: true}); err != nil {
+				t.Error(err)
+			}
+		})
+		both.Go(func() {
+			if err := tab.ended(e, &code, nil); err != nil {
+				t.Error(err)
+			}
+		})
+		both.Wait()
+	}
+	if err := tab.journal.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range open() {
+		if e.Ended == nil || e.Ended.Open || e.Ended.ExitCode == nil {
+			t.Errorf("request %s is kept as %+v", e.ID, e.Ended)
+		}
+	}
+	if err := tab.journal.Close(); err != nil {
+		t.Fatal(err)
 	}
 }

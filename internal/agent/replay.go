@@ -29,6 +29,7 @@ type table struct {
 	mostBytes  int // of replies to one caller; 0: as many as to all
 
 	journal *journal.Journal // nil: memory only
+	ends    sync.Mutex       // held while the journal is told how a request ended
 
 	mu      sync.Mutex
 	entries map[requestKey]*entry // nil until first use: most agents are idle

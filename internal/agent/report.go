@@ -13,9 +13,15 @@ import (
 // reporter publishes status and heartbeats. Only the agent's loop uses it.
 type reporter struct {
 	agent     *Agent
-	published []byte // last status, without its time
+	published []byte    // last status, without its time
+	at        time.Time // when that was published; monotonic
 	beats     uint64
 }
+
+// old tells whether the last status is to be published again though nothing
+// changed. Nobody confirms a status: a broker whose streams are not there yet
+// stores it nowhere.
+func (r *reporter) old() bool { return time.Since(r.at) >= r.agent.opts.ResyncInterval/2 }
 
 // status publishes the status where it changed since the last time, or always
 // if force is set: after a connect the broker may not have the last one.
@@ -43,7 +49,7 @@ func (r *reporter) status(l *link, force bool) {
 		a.log.Debug("status not published; the next connect publishes it", "error", err)
 		return
 	}
-	r.published = bare
+	r.published, r.at = bare, time.Now()
 }
 
 // encodeStatus marshals the status, leaving out deployments until it is small

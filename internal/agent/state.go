@@ -45,16 +45,17 @@ func (s *state) desiredRevision() uint64 {
 	return s.revision
 }
 
-// setDesired takes a document that could be read.
+// setDesired takes a document that could be read. What a status tells of it
+// changes at once: it never speaks of this revision and says Ready of another one.
 func (s *state) setDesired(d reconcile.Desired) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.revision = d.Revision
 	if s.runtime == command.RuntimeDisabled {
 		s.reported, s.deployments = d.Revision, withoutEngine(d)
 	}
-	s.mu.Unlock()
-	s.setCondition(command.ConditionDesiredStateInvalid, false, "", "")
-	s.judge()
+	s.setConditionLocked(command.ConditionDesiredStateInvalid, false, "", "")
+	s.judgeLocked()
 	s.wake()
 }
 
@@ -79,9 +80,9 @@ func withoutEngine(d reconcile.Desired) map[string]command.DeploymentStatus {
 // setReport takes what the reconciler tells.
 func (s *state) setReport(r reconcile.Report) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.runtime, s.reported, s.deployments = r.Runtime, r.Revision, r.Deployments
-	s.mu.Unlock()
-	s.judge()
+	s.judgeLocked()
 	s.wake()
 }
 
@@ -94,38 +95,35 @@ func (s *state) setKept(err error) {
 	s.setCondition(command.ConditionStateNotKept, false, "", "")
 }
 
-// judge tells whether the device is as desired.
-func (s *state) judge() {
-	s.mu.Lock()
-	revision, reported, deployments := s.revision, s.reported, s.deployments
-	s.mu.Unlock()
-	if revision == 0 {
+// judgeLocked tells whether the device is as desired.
+func (s *state) judgeLocked() {
+	if s.revision == 0 {
 		return
 	}
 	var not []string
-	if reported != revision {
-		not = append(not, fmt.Sprintf("revision %d is not taken up", revision))
+	if s.reported != s.revision {
+		not = append(not, fmt.Sprintf("revision %d is not taken up", s.revision))
 	}
-	for _, name := range slices.Sorted(maps.Keys(deployments)) {
-		if phase := deployments[name].Phase; phase != command.PhaseRunning && phase != command.PhaseExited {
+	for _, name := range slices.Sorted(maps.Keys(s.deployments)) {
+		if phase := s.deployments[name].Phase; phase != command.PhaseRunning && phase != command.PhaseExited {
 			not = append(not, cut(name, 80)+" is "+string(phase))
 		}
 	}
 	if len(not) == 0 {
-		s.setCondition(command.ConditionReady, true, "AsDesired", "")
+		s.setConditionLocked(command.ConditionReady, true, "AsDesired", "")
 		return
 	}
-	s.setCondition(command.ConditionReady, false, "NotAsDesired", strings.Join(not, ", "))
+	s.setConditionLocked(command.ConditionReady, false, "NotAsDesired", strings.Join(not, ", "))
 }
 
 // setUnreadable notes that a revision was received and could not be read. What
 // was desired before stays.
 func (s *state) setUnreadable(revision uint64, reason string) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.revision = revision
-	s.mu.Unlock()
-	s.setCondition(command.ConditionDesiredStateInvalid, true, "NotReadable", reason)
-	s.judge()
+	s.setConditionLocked(command.ConditionDesiredStateInvalid, true, "NotReadable", reason)
+	s.judgeLocked()
 	s.wake()
 }
 
@@ -134,6 +132,10 @@ func (s *state) setUnreadable(revision uint64, reason string) {
 func (s *state) setCondition(kind string, status bool, reason, message string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.setConditionLocked(kind, status, reason, message)
+}
+
+func (s *state) setConditionLocked(kind string, status bool, reason, message string) bool {
 	old, known := s.conditions[kind]
 	if !known && !status && kind != command.ConditionReady {
 		return false

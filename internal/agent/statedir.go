@@ -9,6 +9,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/harmony-fleet/fleet/internal/atomicfile"
 )
 
 // Files of the state directory.
@@ -46,6 +48,12 @@ func openStateDir(path string) (*stateDir, error) {
 			return nil, fmt.Errorf("state_dir %s is in use by another agent; stop it, or give each agent a directory of its own", path)
 		}
 		return nil, fmt.Errorf("state_dir: lock %s: %w", path, err)
+	}
+	for _, name := range []string{instancesFile, desiredFile} {
+		if err := atomicfile.Clean(filepath.Join(path, name)); err != nil {
+			lock.Close()
+			return nil, fmt.Errorf("state_dir: %w", err)
+		}
 	}
 	return &stateDir{path: path, lock: lock}, nil
 }
@@ -102,29 +110,10 @@ func (d *stateDir) remember(device, instance string) (earlier []string, damage s
 	}
 	data, err = json.Marshal(instances{Schema: 1, DeviceID: device, Instances: all})
 	if err == nil {
-		err = writeFile(name, data)
+		err = atomicfile.Write(name, data)
 	}
 	if err != nil {
 		return nil, "", fmt.Errorf("state_dir: %w", err)
 	}
 	return earlier, damage, nil
-}
-
-// writeFile replaces a file as a whole: a reader, or a power cut, finds the old
-// one or the new one.
-func writeFile(name string, data []byte) error {
-	temp := name + ".new"
-	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		_ = os.Remove(temp)
-		return err
-	}
-	return os.Rename(temp, name)
 }

@@ -42,6 +42,27 @@ func TestWriteThatFailsLeavesTheOldFile(t *testing.T) {
 	}
 }
 
+func TestCleanRemovesWhatKilledWritersLeft(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "a [dir]")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "file")
+	if err := Write(path, []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, ".file.123"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := Clean(path); err != nil {
+		t.Error(err)
+	}
+	alone(t, path)
+	if err := Clean(filepath.Join(dir, "none", "file")); err == nil {
+		t.Error("a directory that is not there: no error")
+	}
+}
+
 // alone holds that nothing was left beside path.
 func alone(t *testing.T, path string) {
 	t.Helper()

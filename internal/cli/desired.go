@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/harmony-fleet/fleet/command"
 	"github.com/harmony-fleet/fleet/internal/access"
+	"github.com/harmony-fleet/fleet/internal/directget"
 )
 
 type desiredCommand struct {
@@ -108,27 +108,13 @@ func (d *desiredCommand) get(ctx context.Context, device string) error {
 
 func readDesired(ctx context.Context, nc *nats.Conn, device string) (desiredLine, []byte, error) {
 	line := desiredLine{DeviceID: device}
-	get := access.DirectGetLast(access.KVStream(command.DesiredStateBucket), command.DesiredStateSubject(device))
-	msg, err := nc.RequestWithContext(ctx, get, nil)
-	if err != nil {
+	m, found, err := directget.Last(ctx, nc, access.KVStream(command.DesiredStateBucket), command.DesiredStateSubject(device))
+	if err != nil || !found {
 		return line, nil, err
 	}
-	switch status := msg.Header.Get("Status"); status {
-	case "":
-	case "404":
-		return line, nil, nil
-	default:
-		return line, nil, fmt.Errorf("status %s %s", status, msg.Header.Get("Description"))
-	}
-	if line.Revision, err = strconv.ParseUint(msg.Header.Get("Nats-Sequence"), 10, 64); err != nil {
-		return line, nil, fmt.Errorf("direct get without a sequence: %w", err)
-	}
-	if at, err := time.Parse(time.RFC3339Nano, msg.Header.Get("Nats-Time-Stamp")); err == nil {
-		at = at.UTC()
-		line.Stored = &at
-	}
-	line.Deleted = msg.Header.Get("KV-Operation") != ""
-	return line, msg.Data, nil
+	at := m.At.UTC()
+	line.Revision, line.Stored, line.Deleted = m.Seq, &at, m.Deleted
+	return line, m.Data, nil
 }
 
 func (d *desiredCommand) put(ctx context.Context, device string) error {
@@ -222,7 +208,7 @@ func desiredFault(device, verb string, err error) error {
 	case errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence:
 		e.Outcome, e.Err = command.OutcomeRejected, nil
 		e.Message = "somebody changed the desired state of " + device + " meanwhile: its revision is not the one of --if-revision; see fleet desired get " + device
-	case errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse):
+	case errors.Is(err, directget.ErrNoStream) || errors.Is(err, jetstream.ErrNoStreamResponse):
 		e.Message, e.Err = "the broker has no bucket for desired state, or JetStream is away; run fleet provision", nil
 	}
 	return e

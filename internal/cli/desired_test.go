@@ -2,12 +2,16 @@ package cli
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/harmony-fleet/fleet/command"
+	"github.com/harmony-fleet/fleet/internal/directget"
 	"github.com/harmony-fleet/fleet/internal/testwait"
 )
 
@@ -129,6 +133,15 @@ func TestTheExamplesAreValid(t *testing.T) {
 		}
 		if err != nil {
 			t.Errorf("%s: %v", file, err)
+		}
+	}
+}
+
+func TestABucketThatIsMissingIsNamed(t *testing.T) {
+	for _, cause := range []error{directget.ErrNoStream, jetstream.ErrNoStreamResponse} {
+		err := desiredFault("d1", "read", fmt.Errorf("read it: %w", cause))
+		if outcomeOf(err) != command.OutcomeFailed || !strings.Contains(messageOf(err), "run fleet provision") {
+			t.Errorf("%v: %v", cause, err)
 		}
 	}
 }

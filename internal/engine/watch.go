@@ -9,9 +9,9 @@ import (
 )
 
 // Watch calls changed with the id of a container of the device whenever
-// something happened to it, and with "" once events are being received. It
-// returns when ctx ends or the engine goes away; events that were missed
-// meanwhile are lost, so they are only a hint.
+// something happened to it, and with "" once it has asked for events, before it
+// is known whether they come. It returns when ctx ends or the engine goes away;
+// events that were missed meanwhile are lost, so they are only a hint.
 func (e *Engine) Watch(ctx context.Context, device string, changed func(id string)) error {
 	api, err := e.api(ctx)
 	if err != nil {

@@ -21,6 +21,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"reflect"
 	"sync"
@@ -183,7 +184,6 @@ func poke(c chan struct{}) {
 func (r *Reconciler) Run(ctx context.Context) error {
 	steps, cancel := context.WithCancel(ctx)
 	ended := make(chan struct{})
-	defer func() { <-ended }()
 	defer func() {
 		cancel()
 		go func() { defer close(ended); r.jobs.Wait() }()
@@ -250,8 +250,8 @@ func (r *Reconciler) drain() {
 func (r *Reconciler) watch(ctx context.Context) {
 	wait := r.opts.RetryMin
 	for ctx.Err() == nil {
+		began := time.Now()
 		err := r.opts.Engine.Watch(ctx, r.opts.Device, func(id string) {
-			wait = r.opts.RetryMin
 			if id != "" {
 				r.mu.Lock()
 				r.dirty[id] = true
@@ -264,6 +264,10 @@ func (r *Reconciler) watch(ctx context.Context) {
 		}
 		r.log.Debug("no events of the container engine", "error", err)
 		poke(r.wake)
+		// A stream that begins says little: its connection may fail a moment later.
+		if time.Since(began) > r.opts.RetryMax {
+			wait = r.opts.RetryMin
+		}
 		sleep(ctx, jitter(wait, 0.5))
 		wait = min(2*wait, r.opts.RetryMax)
 	}
@@ -283,6 +287,9 @@ func (r *Reconciler) pass(ctx context.Context) time.Duration {
 		if ctx.Err() != nil {
 			return 0
 		}
+		r.mu.Lock()
+		maps.Copy(r.dirty, dirty) // the next look still has to ask about them
+		r.mu.Unlock()
 		r.planned = g
 		return r.unavailable(err)
 	}

@@ -23,11 +23,17 @@ func (r *Reconciler) status() Report {
 		return rep
 	}
 	rep.Revision, rep.Deployments = g.Revision, map[string]command.DeploymentStatus{}
+	desired := map[key]bool{}
+	for name, services := range g.services {
+		for _, s := range services {
+			desired[key{name, s.Name}] = true
+		}
+	}
 	by := map[key][]engine.Container{}
 	for _, c := range r.seen {
 		k := key{c.Labels.Deployment, c.Labels.Service}
 		by[k] = append(by[k], c)
-		if _, ok := g.State.Deployments[k.deployment]; !ok || g.rejected[k.deployment] != nil {
+		if !desired[k] {
 			r.add(rep.Deployments, g, k, r.leftover(g, k, c))
 		}
 	}

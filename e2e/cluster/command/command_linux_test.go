@@ -22,8 +22,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
-	"github.com/harmony-fleet/fleet/e2e/cluster/internal/kubeapi"
 	"github.com/harmony-fleet/fleet/e2e/cluster/internal/testslot"
+	"github.com/harmony-fleet/fleet/e2e/internal/kubeapi"
 	"github.com/harmony-fleet/fleet/internal/testwait"
 )
 

@@ -24,8 +24,8 @@ import (
 
 	"github.com/harmony-fleet/fleet/e2e/cluster"
 	"github.com/harmony-fleet/fleet/e2e/cluster/internal/ctr"
-	"github.com/harmony-fleet/fleet/e2e/cluster/internal/filelock"
-	"github.com/harmony-fleet/fleet/e2e/cluster/internal/kubeapi"
+	"github.com/harmony-fleet/fleet/e2e/internal/filelock"
+	"github.com/harmony-fleet/fleet/e2e/internal/kubeapi"
 )
 
 // Defaults of Options.

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/harmony-fleet/fleet/internal/atomicfile"
 )
 
 // Label and its value on the containers of a cluster that this package made.
@@ -150,11 +152,7 @@ func (p programs) writeKubeconfig(ctx context.Context, path string) error {
 	if err != nil {
 		return fmt.Errorf("k3d cluster: fetch kubeconfig of %s: %w", p.Name, err)
 	}
-	temp := path + ".new" // the lock is held
-	if err := os.WriteFile(temp, []byte(content), 0o600); err != nil {
-		return fmt.Errorf("k3d cluster: %w", err)
-	}
-	if err := os.Rename(temp, path); err != nil {
+	if err := atomicfile.Write(path, []byte(content)); err != nil {
 		return fmt.Errorf("k3d cluster: %w", err)
 	}
 	return nil

@@ -18,7 +18,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/harmony-fleet/fleet/e2e/cluster"
-	"github.com/harmony-fleet/fleet/e2e/cluster/internal/kubeapi"
+	"github.com/harmony-fleet/fleet/e2e/internal/kubeapi"
 )
 
 // DefaultTimeout bounds Up where Options say nothing else.

@@ -15,7 +15,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/harmony-fleet/fleet/e2e/cluster/internal/filelock"
+	"github.com/harmony-fleet/fleet/e2e/internal/filelock"
 )
 
 // kubernetesVersion is what the module in the folder kube requires; the binary

@@ -14,7 +14,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/harmony-fleet/fleet/e2e/cluster/internal/filelock"
+	"github.com/harmony-fleet/fleet/e2e/internal/filelock"
 )
 
 // launchArgument makes a supervisor start another one, say its process id and end,

@@ -12,8 +12,8 @@ import (
 	"time"
 
 	"github.com/harmony-fleet/fleet/e2e/cluster"
-	"github.com/harmony-fleet/fleet/e2e/cluster/internal/filelock"
 	"github.com/harmony-fleet/fleet/e2e/image"
+	"github.com/harmony-fleet/fleet/e2e/internal/filelock"
 )
 
 // Provider is the local provider.

@@ -17,7 +17,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
-	"github.com/harmony-fleet/fleet/e2e/cluster/internal/kubeapi"
+	"github.com/harmony-fleet/fleet/e2e/internal/kubeapi"
 )
 
 // lookEvery is the pause between two looks at something that is not there yet.

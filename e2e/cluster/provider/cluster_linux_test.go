@@ -23,10 +23,10 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
-	"github.com/harmony-fleet/fleet/e2e/cluster/internal/kubeapi"
 	"github.com/harmony-fleet/fleet/e2e/cluster/internal/testslot"
 	"github.com/harmony-fleet/fleet/e2e/cluster/local"
 	"github.com/harmony-fleet/fleet/e2e/image"
+	"github.com/harmony-fleet/fleet/e2e/internal/kubeapi"
 	"github.com/harmony-fleet/fleet/internal/testwait"
 )
 

@@ -235,9 +235,9 @@ func (j *Journal) append(l line) (sync func() error, err error) {
 	}
 	j.take(l, linefile.LineSize(data))
 	if j.file.Size() > compactFrom && j.file.Size() > 2*j.needed {
-		if err := j.compact(); err != nil {
-			return nil, err
-		}
+		// The line is kept whether or not the file can be made smaller; where it
+		// cannot, the next line tries again.
+		_ = j.compact()
 	}
 	return j.file.SyncFunc(), nil
 }

@@ -193,3 +193,25 @@ func FuzzReadJournal(f *testing.F) {
 		must(t, j.Forget(e.Key))
 	})
 }
+
+// TestWhatIsKeptDoesNotHangOnCompaction: a disk with no room for a second file
+// must not make a request fail whose line is kept, and be refused from then on.
+func TestWhatIsKeptDoesNotHangOnCompaction(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "requests.journal")
+	j, _, _ := open(t, path)
+	must(t, os.Mkdir(path+".new", 0o700)) // so that no new file can be made
+	big := Outcome{Reply: json.RawMessage(`"` + strings.Repeat("x", compactFrom) + `"`)}
+	must(t, j.Begin(entry("alice", "big")))
+	must(t, j.End(Key{"alice", "big"}, big))
+	must(t, j.Forget(Key{"alice", "big"})) // most of the file is not needed now
+	must(t, j.Begin(entry("alice", "1")))
+	must(t, os.Remove(path+".new"))
+	must(t, j.Begin(entry("alice", "2")))
+	if info, err := os.Stat(path); err != nil || info.Size() > compactFrom {
+		t.Errorf("%v: the file was not written anew when that could be done (%v)", info.Size(), err)
+	}
+	must(t, j.Close())
+	if _, started, damage := open(t, path); len(started) != 2 || damage != nil {
+		t.Errorf("%v, %v", started, damage)
+	}
+}

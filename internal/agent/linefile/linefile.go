@@ -23,6 +23,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+
+	"github.com/harmony-fleet/fleet/internal/atomicfile"
 )
 
 // Suffixes of the files beside the file. There is at most one of each, so that
@@ -165,7 +167,7 @@ func (f *File) Read(offset, n int64) ([]byte, error) {
 // Each calls do with the object of every line from offset on, until it fails.
 // The object is valid during the call.
 func (f *File) Each(offset int64, do func(data []byte) error) error {
-	var r io.Reader = bytes.NewReader(f.mem)
+	var r io.Reader
 	if f.file != nil {
 		r = io.NewSectionReader(f.file, offset, f.size-offset)
 	} else {
@@ -290,20 +292,11 @@ func (f *File) replace(fill func(add func(data []byte) error) error) (err error)
 	if err := os.Rename(path, f.opts.Path); err != nil {
 		return err
 	}
-	syncDir(filepath.Dir(f.opts.Path))
+	atomicfile.SyncDir(filepath.Dir(f.opts.Path))
 	f.window.drop()
 	f.file.Close()
 	f.file, f.size, f.broken = out, w.size, nil
 	return nil
-}
-
-// syncDir makes a rename last. Not every file system can; the file itself is on
-// disk already.
-func syncDir(dir string) {
-	if d, err := os.Open(dir); err == nil {
-		_ = d.Sync()
-		d.Close()
-	}
 }
 
 // Close keeps what was appended, on disk. It may be called once.

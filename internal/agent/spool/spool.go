@@ -248,7 +248,10 @@ func (s *Spool) Confirm(n int) error {
 	s.peeked = nil
 	// The front is cut off once it is worth the writing of the rest.
 	if s.opts.Path == "" || s.acked >= min(1<<20, s.opts.MaxBytes/4) && s.acked >= s.used() {
-		return s.compact()
+		if err := s.compact(); err == nil || s.opts.Path == "" {
+			return err
+		}
+		// Where the file cannot be made smaller it says itself what is confirmed.
 	}
 	return s.file.Append(mark{Confirmed: s.acked}.encode())
 }

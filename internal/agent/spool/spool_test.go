@@ -684,3 +684,27 @@ func TestTheFileIsReadableText(t *testing.T) {
 		t.Errorf("mode %v", info.Mode())
 	}
 }
+
+// TestAConfirmationDoesNotHangOnCompaction: where a disk has no room for a second
+// file, the next run still knows what is confirmed.
+func TestAConfirmationDoesNotHangOnCompaction(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.spool")
+	s, _ := open(t, path, 8<<10)
+	if err := os.Mkdir(path+".new", 0o700); err != nil { // so that no new file can be made
+		t.Fatal(err)
+	}
+	add(t, s, 0, 10)
+	want(t, s, 0, 10)
+	if err := s.Confirm(9); err != nil {
+		t.Fatal(err)
+	}
+	want(t, s, 9, 10)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s, damage := open(t, path, 8<<10)
+	if damage != nil {
+		t.Fatal(damage)
+	}
+	want(t, s, 9, 10)
+}

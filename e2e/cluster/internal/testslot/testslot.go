@@ -16,7 +16,7 @@ import (
 	"strconv"
 	"sync"
 
-	"github.com/harmony-fleet/fleet/e2e/cluster/internal/filelock"
+	"github.com/harmony-fleet/fleet/e2e/internal/filelock"
 )
 
 // Variable hands a slot on to a process that a test starts: NAME=Slot.Number.

@@ -27,7 +27,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -78,8 +77,11 @@ func Open(path string) (*API, error) {
 }
 
 // Client returns a client, and what ends its connections, which otherwise stay open,
-// each with goroutines, also when the cluster is no more.
+// each with goroutines, also when the cluster is no more. config is given a Dial of
+// its own, so that done ends the connections of other clients made from it as well.
 func Client(config *rest.Config) (client kubernetes.Interface, done func(), err error) {
+	open := &dialed{conns: map[net.Conn]bool{}}
+	config.Dial = open.dial
 	http, err := rest.HTTPClientFor(config)
 	if err != nil {
 		return nil, nil, err
@@ -88,7 +90,7 @@ func Client(config *rest.Config) (client kubernetes.Interface, done func(), err 
 	if err != nil {
 		return nil, nil, err
 	}
-	return client, func() { utilnet.CloseIdleConnectionsFor(http.Transport) }, nil
+	return client, open.close, nil
 }
 
 // explain says what a failed request means.
