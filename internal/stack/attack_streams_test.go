@@ -19,18 +19,20 @@ import (
 	"github.com/harmony-fleet/fleet/command"
 	"github.com/harmony-fleet/fleet/internal/access"
 	"github.com/harmony-fleet/fleet/internal/agent/workload"
+	"github.com/harmony-fleet/fleet/internal/hostpodman"
 	"github.com/harmony-fleet/fleet/internal/issuer"
 	"github.com/harmony-fleet/fleet/internal/testwait"
 )
 
 // newHostArena is a system under attack whose device runs programs on the host.
-func newHostArena(t *testing.T) *arena {
+// With a socket of an engine it runs containers too.
+func newHostArena(t *testing.T, socket string) *arena {
 	t.Helper()
 	me, err := user.Current()
 	must(t, err)
 	a := &arena{log: &recorder{}}
 	a.Stack = up(t, Options{
-		Devices: 1, Policy: workload.Policy{Host: true, HostUser: me.Username},
+		Devices: 1, Policy: workload.Policy{Host: true, HostUser: me.Username}, RuntimeSocket: socket,
 		Logger: slog.New(slog.NewTextHandler(a.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	testwait.For(t, patience, "the status", func() bool {
@@ -93,7 +95,7 @@ func (o opened) end(t *testing.T) (out string, end command.SessionEnd) {
 // TestASessionIsItsCallersAlone has somebody with the same role who knows all that
 // there is to know of a session.
 func TestASessionIsItsCallersAlone(t *testing.T) {
-	a := newHostArena(t)
+	a := newHostArena(t, "")
 	id := command.NewSessionID()
 	alice, reply := a.open(t, a.ops, id, command.ExecRequest{Argv: []string{"cat"}, Stdin: true})
 	if got := outcomeOf(reply); got != "ok" {
@@ -143,7 +145,7 @@ func TestASessionIsItsCallersAlone(t *testing.T) {
 // TestControlThatBreaksTheProtocolEndsItsOwnSessionAtMost is what the caller of a
 // session may send.
 func TestControlThatBreaksTheProtocolEndsItsOwnSessionAtMost(t *testing.T) {
-	a := newHostArena(t)
+	a := newHostArena(t, "")
 	bystander, reply := a.open(t, a.ops, command.NewSessionID(), command.ExecRequest{Argv: []string{"cat"}, Stdin: true})
 	if got := outcomeOf(reply); got != "ok" {
 		t.Fatalf("%s: %s", got, reply.Data)
@@ -194,7 +196,7 @@ func TestControlThatBreaksTheProtocolEndsItsOwnSessionAtMost(t *testing.T) {
 
 // TestOneCallersSessionsLeaveRoomForOthers floods a device with sessions.
 func TestOneCallersSessionsLeaveRoomForOthers(t *testing.T) {
-	a := newHostArena(t)
+	a := newHostArena(t, "")
 	var all []opened
 	for i := 0; ; i++ {
 		s, reply := a.open(t, a.ops, command.NewSessionID(), command.ExecRequest{Argv: []string{"cat"}, Stdin: true})
@@ -220,7 +222,7 @@ func TestOneCallersSessionsLeaveRoomForOthers(t *testing.T) {
 
 // TestProgramsOnTheHostAreThePolicysAlone is what a caller may try to be more.
 func TestProgramsOnTheHostAreThePolicysAlone(t *testing.T) {
-	a := newHostArena(t)
+	a := newHostArena(t, "")
 	for name, row := range map[string]struct {
 		o    client.ExecOptions
 		want error
@@ -258,7 +260,9 @@ func TestProgramsOnTheHostAreThePolicysAlone(t *testing.T) {
 // TestNothingOfAProgramIsOnRecord holds that arguments, environment, input and
 // output stay out of logs, audit and status, also where the program cannot run.
 func TestNothingOfAProgramIsOnRecord(t *testing.T) {
-	a := newHostArena(t)
+	p := hostpodman.Start(t)
+	p.Service(t, dev, "hello", "web", forever...)
+	a := newHostArena(t, p.Socket)
 	const secret = "hunter2hunter2"
 	env := map[string]string{"TOKEN": secret}
 	for _, argv := range [][]string{
@@ -275,6 +279,14 @@ func TestNothingOfAProgramIsOnRecord(t *testing.T) {
 		if _, err := a.Client().Exec(t.Context(), dev, client.ExecOptions{Host: true, Argv: []string{"true"}, Workdir: "/none/" + secret}); err == nil {
 			t.Error("a working directory that is not there")
 		}
+		// What a container engine says of a program that is not there is its own.
+		_, err = a.Client().Exec(t.Context(), dev, client.ExecOptions{Container: "web", Argv: argv, Env: env, Stdin: strings.NewReader(secret), Stdout: io.Discard})
+		if argv[0] == "sh" && err != nil {
+			t.Errorf("%q in a container: %v", argv, err)
+		}
+	}
+	if _, err := a.Client().Exec(t.Context(), dev, client.ExecOptions{Container: "web", Argv: []string{"true"}, User: secret, Workdir: "/" + secret}); err == nil {
+		t.Log("the engine takes a user that is not there")
 	}
 	seen := 0
 	testwait.For(t, patience, "the records", func() bool {
@@ -288,7 +300,7 @@ func TestNothingOfAProgramIsOnRecord(t *testing.T) {
 				seen++
 			}
 		}
-		return seen >= 9
+		return seen >= 17
 	})
 	d, err := a.Client().Device(t.Context(), dev)
 	must(t, err)
@@ -305,7 +317,7 @@ func TestNothingOfAProgramIsOnRecord(t *testing.T) {
 // TestADeviceCannotFillItsCallersMemory has a device send single bytes with great
 // headers to a reader that stands still.
 func TestADeviceCannotFillItsCallersMemory(t *testing.T) {
-	a := newHostArena(t)
+	a := newHostArena(t, "")
 	device := a.signIn(t, "", a.mint(t, deviceUser(dev), issuer.MintOptions{}), command.DeviceInboxPrefix(dev))
 	must(t, a.StopAgent(dev))
 	const messages, size = 1200, 64 << 10
