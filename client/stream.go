@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -270,7 +271,7 @@ func (s *stream) onMsg(msg *nats.Msg) {
 		return
 	}
 	n := int64(len(msg.Data))
-	s.queue = append(s.queue, piece{chunk.Stream, msg.Data})
+	s.enqueue(chunk.Stream, msg.Data)
 	s.held += n
 	s.received += n
 	if chunk.Stream == command.StreamStderr {
@@ -299,6 +300,21 @@ func foreign(h nats.Header) bool {
 		ours = ours || name == command.HeaderStream || name == command.HeaderEnd
 	}
 	return !ours
+}
+
+// enqueue keeps output for the reader. Small chunks are copied, into one piece
+// where they are of one stream: each would keep a whole message, with whatever
+// headers the device gave it, and only its bytes are bounded by the window.
+func (s *stream) enqueue(of command.Stream, data []byte) {
+	if len(data) >= command.MaxChunk/2 {
+		s.queue = append(s.queue, piece{of, data})
+		return
+	}
+	if n := len(s.queue); n > 0 && s.queue[n-1].stream == of && len(s.queue[n-1].data)+len(data) <= command.MaxChunk/2 {
+		s.queue[n-1].data = append(s.queue[n-1].data, data...)
+		return
+	}
+	s.queue = append(s.queue, piece{of, bytes.Clone(data)})
 }
 
 // missingLocked notes that something is missing and asks for it. It unlocks.

@@ -2,6 +2,7 @@ package command
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -69,6 +70,9 @@ func ReadChunk(h map[string][]string) (Chunk, error) {
 	case (c.Seq == 0) != (c.Stream == StreamProgress):
 		return Chunk{}, fmt.Errorf("header %s is %d in a message of %s", HeaderSeq, c.Seq, quote(string(c.Stream)))
 	}
+	if i := slices.Index(streams, c.Stream); i >= 0 {
+		c.Stream = streams[i] // a part of the header would keep the whole of it in memory
+	}
 	return c, nil
 }
 
@@ -82,13 +86,9 @@ func ReadSeq(s string) (uint64, error) {
 }
 
 // Known tells whether s is a stream of this protocol.
-func (s Stream) Known() bool {
-	switch s {
-	case StreamStdout, StreamStderr, StreamPTY, StreamProgress:
-		return true
-	}
-	return false
-}
+func (s Stream) Known() bool { return slices.Contains(streams, s) }
+
+var streams = []Stream{StreamStdout, StreamStderr, StreamPTY, StreamProgress}
 
 // Known tells whether r is a reason of this protocol.
 func (r EndReason) Known() bool {

@@ -2,17 +2,18 @@ package e2e
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -40,15 +41,15 @@ func (s *Stack) SaveDiagnostics() (string, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), diagnosticsTimeout)
 	defer cancel()
-	dir := filepath.Join(cmp.Or(os.Getenv(EnvDiagnostics), filepath.Join(os.TempDir(), "harmony-fleet-e2e")), s.Namespace)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	dir, err := diagnosticsDir(s.Namespace)
+	if err != nil {
 		return "", fmt.Errorf("save diagnostics: %w: set %s to a directory that can be written", err, EnvDiagnostics)
 	}
 	save := func(name string, content []byte, err error) error {
 		if err != nil {
 			content = append(content, "\nnot complete: "+err.Error()+"\n"...)
 		}
-		return os.WriteFile(filepath.Join(dir, name), content, 0o644)
+		return os.WriteFile(filepath.Join(dir, name), content, 0o600)
 	}
 	calls := []func() error{
 		func() error { events, err := s.events(ctx); return save("events.txt", events, err) },
@@ -88,6 +89,29 @@ func (s *Stack) SaveDiagnostics() (string, error) {
 		})
 	}
 	return dir, errors.Join(save("pods.txt", table.Bytes(), nil), together(calls...))
+}
+
+// diagnosticsDir makes the folder of a namespace. The default is below a directory
+// where everybody may write: there somebody else's folder, in which links could
+// lead anywhere, is refused.
+func diagnosticsDir(namespace string) (string, error) {
+	base := os.Getenv(EnvDiagnostics)
+	if base == "" {
+		base = filepath.Join(os.TempDir(), "harmony-fleet-e2e")
+		if err := os.Mkdir(base, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return "", err
+		}
+		info, err := os.Lstat(base)
+		if err != nil {
+			return "", err
+		}
+		owner, ok := info.Sys().(*syscall.Stat_t)
+		if !ok || !info.IsDir() || int(owner.Uid) != os.Geteuid() || info.Mode().Perm()&0o022 != 0 {
+			return "", fmt.Errorf("%s is not a directory of this user that nobody else can write to", base)
+		}
+	}
+	dir := filepath.Join(base, namespace)
+	return dir, os.MkdirAll(dir, 0o700)
 }
 
 func restarts(pod *corev1.Pod) int32 {

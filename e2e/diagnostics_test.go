@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -66,4 +67,40 @@ func TestDiagnosticsTellEverythingButSecrets(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Where everybody may write, somebody else may have been there first.
+func TestDiagnosticsGoToNobodyElsesFolder(t *testing.T) {
+	for name, prepare := range map[string]func(base string) error{
+		"a link":                 func(base string) error { return os.Symlink(t.TempDir(), base) },
+		"a file":                 func(base string) error { return os.WriteFile(base, nil, 0o600) },
+		"others can write to it": func(base string) error { return errors.Join(os.Mkdir(base, 0o700), os.Chmod(base, 0o777)) },
+		"somebody else's": func(base string) error {
+			if os.Geteuid() != 0 {
+				t.Log("only root can give a directory away")
+				return os.WriteFile(base, nil, 0o600)
+			}
+			return errors.Join(os.Mkdir(base, 0o755), os.Chown(base, 65534, 65534))
+		},
+	} {
+		tmp := t.TempDir()
+		t.Setenv("TMPDIR", tmp)
+		t.Setenv(EnvDiagnostics, "")
+		if err := prepare(filepath.Join(tmp, "harmony-fleet-e2e")); err != nil {
+			t.Fatal(err)
+		}
+		if dir, err := diagnosticsDir("e2e-x"); err == nil {
+			t.Errorf("%s: %s is used", name, dir)
+		}
+	}
+	t.Setenv("TMPDIR", t.TempDir())
+	for range 2 {
+		dir, err := diagnosticsDir("e2e-x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
+			t.Errorf("%v, %v", info.Mode(), err)
+		}
+	}
 }

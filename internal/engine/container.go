@@ -40,6 +40,12 @@ type Labels struct {
 	Claims []string
 }
 
+// Name is the name of a container with these labels. No part of it has an
+// underscore, so that no two services share one.
+func (l Labels) Name(suffix string) string {
+	return "fleet_" + l.Device + "_" + l.Deployment + "_" + l.Service + "_" + suffix
+}
+
 func (l Labels) table() map[string]string {
 	m := map[string]string{
 		labelDevice: l.Device, labelDeployment: l.Deployment, labelService: l.Service, labelHash: l.Hash, labelRestart: l.Restart,
@@ -117,7 +123,8 @@ type Details struct {
 }
 
 // Containers lists the containers that were made for the device, whatever their
-// state.
+// state. Labels alone do not say so: an image that was committed from a container
+// has them, and gives them to every container that somebody makes of it.
 func (e *Engine) Containers(ctx context.Context, device string) ([]Container, error) {
 	api, err := e.api(ctx)
 	if err != nil {
@@ -141,7 +148,9 @@ func (e *Engine) Containers(ctx context.Context, device string) ([]Container, er
 		if len(c.Names) > 0 {
 			one.Name = strings.TrimPrefix(c.Names[0], "/")
 		}
-		found = append(found, one)
+		if strings.HasPrefix(one.Name, labels.Name("")) {
+			found = append(found, one)
+		}
 	}
 	return found, nil
 }

@@ -34,7 +34,7 @@ func TestOnPodman(t *testing.T) {
 		t.Errorf("remove what is gone: %v", err)
 	}
 	spec := engine.Spec{
-		Name:    "fleet_d1_one_web",
+		Name:    "fleet_d1_one_web_x",
 		Labels:  engine.Labels{Device: "d1", Deployment: "one", Service: "web", Hash: "h", Restart: "always", Claims: []string{"port 1/tcp", "volume a,b"}},
 		Service: command.Service{Name: "web", Image: image, Command: []string{"exit", "3"}},
 	}
@@ -68,6 +68,23 @@ func TestOnPodman(t *testing.T) {
 	}
 	if list, err := e.Containers(ctx, "d"); err != nil || len(list) != 0 {
 		t.Errorf("another device's: %+v, %v", list, err)
+	}
+	// Somebody's own container, of an image that was committed from one of ours.
+	spec.Labels.Device, spec.Name = "d2", "fleet_d2_one_web_x"
+	ours, err := e.Create(ctx, spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"commit", ours, "localhost/committed:1"}, {"create", "--name", "theirs", "localhost/committed:1"}} {
+		if _, err := p.Run(args...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out, err := p.Run("inspect", "--format", `{{index .Config.Labels "dev.harmony.fleet.device"}}`, "theirs"); err != nil || out != "d2" {
+		t.Fatalf("the label of the other container: %q, %v", out, err)
+	}
+	if list, err := e.Containers(ctx, "d2"); err != nil || len(list) != 1 || list[0].ID != ours {
+		t.Errorf("with somebody else's: %+v, %v", list, err)
 	}
 	if i, err := e.Image(ctx, c.ImageID); err != nil || i.ID != c.ImageID || !strings.HasPrefix(i.Digest, "sha256:") {
 		t.Errorf("%+v, %v", i, err)

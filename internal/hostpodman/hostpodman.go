@@ -17,6 +17,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -208,7 +209,7 @@ func (p *Podman) unmount() {
 func (p *Podman) Service(t testing.TB, device, deployment, service string, argv ...string) string {
 	t.Helper()
 	id, err := p.Run(append([]string{
-		"run", "--detach", "--log-driver", "k8s-file",
+		"run", "--detach", "--log-driver", "k8s-file", "--name", "fleet_" + device + "_" + deployment + "_" + service + "_" + rand.Text(),
 		"--label", "dev.harmony.fleet.device=" + device, "--label", "dev.harmony.fleet.deployment=" + deployment,
 		"--label", "dev.harmony.fleet.service=" + service, Image,
 	}, argv...)...)

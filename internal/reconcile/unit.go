@@ -106,14 +106,10 @@ func specOf(device string, k key, s command.Service, hash, image string) engine.
 	if image != "" {
 		short = digest(hash, image)
 	}
-	return engine.Spec{
-		// No part has an underscore, so that no two services share a name.
-		Name:    fmt.Sprintf("fleet_%s_%s_%s_%.12s", device, k.deployment, k.service, short),
-		Service: s,
-		Labels: engine.Labels{
-			Device: device, Deployment: k.deployment, Service: k.service, Hash: hash, Restart: restartOf(s), Claims: claimsOf(s),
-		},
+	labels := engine.Labels{
+		Device: device, Deployment: k.deployment, Service: k.service, Hash: hash, Restart: restartOf(s), Claims: claimsOf(s),
 	}
+	return engine.Spec{Name: labels.Name(short[:min(12, len(short))]), Service: s, Labels: labels}
 }
 
 // claimsOf names what two containers cannot have at the same time.

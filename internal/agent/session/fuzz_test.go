@@ -40,7 +40,7 @@ func FuzzControl(f *testing.F) {
 			t.Fatalf("the limit is %d with %d acknowledged", o.limit, o.acked)
 		case o.acked != 0 && (o.acked != 900 || len(o.chunks) != 0), o.sent > len(o.chunks):
 			t.Fatalf("%d bytes acknowledged, %d chunks left, %d of them sent", o.acked, len(o.chunks), o.sent)
-		case in.held > command.InputWindow, in.held < 0, len(s.signals) > maxSignals:
+		case len(in.held) > command.InputWindow, len(s.signals) > maxSignals:
 			t.Fatalf("input %+v, %d signals", in, len(s.signals))
 		}
 	})

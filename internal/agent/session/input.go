@@ -9,9 +9,10 @@ import (
 // input is what the caller sent for standard input and the process has not read
 // yet. What it may hold is told to the caller as credit.
 type input struct {
-	seq      uint64 // last number received without a gap
-	chunks   [][]byte
-	held     int64 // bytes in chunks
+	seq uint64 // last number received without a gap
+	// held is what was not read yet. It is copied: a message of one byte may have
+	// headers of a megabyte, and would keep them.
+	held     []byte
 	received int64 // bytes, from the beginning
 	read     int64
 	told     int64 // read, when the caller was last told of the credit
@@ -30,7 +31,7 @@ func (in *input) take(seq uint64, data []byte, eof bool) bool {
 	case seq > in.seq+1:
 		in.gap = true
 		return true
-	case in.held+int64(len(data)) > command.InputWindow:
+	case len(in.held)+len(data) > command.InputWindow:
 		return false
 	}
 	in.seq, in.gap = seq, false
@@ -39,25 +40,17 @@ func (in *input) take(seq uint64, data []byte, eof bool) bool {
 		return true
 	}
 	in.eof = eof
-	if len(data) > 0 {
-		in.chunks = append(in.chunks, data)
-		in.held += int64(len(data))
-		in.received += int64(len(data))
-	}
+	in.held = append(in.held, data...)
+	in.received += int64(len(data))
 	return true
 }
 
 // readLocked copies what is there into p; more is false at the end.
 func (in *input) readLocked(p []byte) (n int, more bool) {
-	for n < len(p) && len(in.chunks) > 0 {
-		took := copy(p[n:], in.chunks[0])
-		n += took
-		if in.chunks[0] = in.chunks[0][took:]; len(in.chunks[0]) == 0 {
-			in.chunks[0] = nil
-			in.chunks = in.chunks[1:]
-		}
+	n = copy(p, in.held)
+	if in.held = in.held[n:]; len(in.held) == 0 {
+		in.held = nil
 	}
-	in.held -= int64(n)
 	in.read += int64(n)
 	return n, n > 0 || !(in.eof || in.closed)
 }
@@ -67,7 +60,7 @@ func (in *input) untold() bool { return in.gap || in.read-in.told >= command.Inp
 
 func (in *input) progress() command.Progress {
 	in.told = in.read
-	return command.Progress{Ack: in.seq, Credit: command.InputWindow - in.held, Resend: in.gap}
+	return command.Progress{Ack: in.seq, Credit: command.InputWindow - int64(len(in.held)), Resend: in.gap}
 }
 
 // stdin is a session's standard input as a reader.
@@ -103,6 +96,6 @@ func (r stdin) Read(p []byte) (int, error) {
 func (s *Session) CloseInput() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.in.closed, s.in.chunks, s.in.held = true, nil, 0
+	s.in.closed, s.in.held = true, nil
 	s.changed.Broadcast()
 }

@@ -24,6 +24,9 @@ type Options struct {
 	// MaxWindow is the most credit that a caller gets, in bytes: it bounds the memory
 	// of a session. Default 4 MiB.
 	MaxWindow int64
+	// MaxMemory is what the windows of all sessions may add up to, in bytes; those of
+	// one caller to half of it. Beyond it the answer is busy. Default 64 MiB.
+	MaxMemory int64
 	// Lease is how long a caller may say nothing; default command.SessionLease.
 	Lease time.Duration
 	// Keepalive is how long the device itself says nothing; default
@@ -35,6 +38,7 @@ func (o *Options) setDefaults() {
 	def(&o.MaxSessions, 128)
 	def(&o.MaxPerCaller, 32)
 	def(&o.MaxWindow, 4<<20)
+	def(&o.MaxMemory, 64<<20)
 	def(&o.Lease, command.SessionLease)
 	def(&o.Keepalive, command.SessionKeepalive)
 }
@@ -54,7 +58,14 @@ type Manager struct {
 
 	mu       sync.Mutex
 	sessions map[key]*Session
-	callers  map[string]int // sessions of each uid
+	callers  map[string]share // by uid
+	windows  int64            // of all sessions, in bytes
+}
+
+// share is what one caller has open.
+type share struct {
+	sessions int
+	windows  int64 // bytes
 }
 
 // key names a session: an id is the caller's own, so that nobody can take
@@ -64,7 +75,7 @@ type key struct{ uid, id string }
 // New makes a manager. Close ends it.
 func New(o Options) *Manager {
 	o.setDefaults()
-	return &Manager{o: o, sessions: map[key]*Session{}, callers: map[string]int{}}
+	return &Manager{o: o, sessions: map[key]*Session{}, callers: map[string]share{}}
 }
 
 // Open is what a request asks for, and how long it may take.
@@ -92,12 +103,13 @@ func (m *Manager) Open(o Open) (*Session, error) {
 	s := &Session{
 		m: m, key: k, open: o, began: now, heard: now, busy: now, sentAt: now,
 		subject: command.SessionSubject(m.o.Device, o.UID, o.Session.ID),
-		window:  m.o.MaxWindow, controls: make(chan struct{}, 1), wake: make(chan struct{}, 1),
+		window:  min(max(o.Session.Credit, minWindow), m.o.MaxWindow), controls: make(chan struct{}, 1), wake: make(chan struct{}, 1),
 	}
 	s.changed.L = &s.mu
 	s.out.limit = min(o.Session.Credit, s.window)
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	mine := m.callers[o.UID]
 	switch {
 	case m.stopping.Load():
 		return nil, command.NewError(command.KindBusy, "the agent stops; try again when it is back")
@@ -105,13 +117,30 @@ func (m *Manager) Open(o Open) (*Session, error) {
 		return nil, command.NewError(command.KindBadRequest, "session: the id is in use; make a new one for each session")
 	case len(m.sessions) >= m.o.MaxSessions:
 		return nil, command.NewError(command.KindBusy, "%d sessions are open on this device; try again when one has ended", len(m.sessions))
-	case m.callers[o.UID] >= m.o.MaxPerCaller:
-		return nil, command.NewError(command.KindBusy, "this caller has %d sessions open on this device; end one first", m.callers[o.UID])
+	case mine.sessions >= m.o.MaxPerCaller:
+		return nil, command.NewError(command.KindBusy, "this caller has %d sessions open on this device; end one first", mine.sessions)
+	case m.windows+s.window > m.o.MaxMemory || mine.windows+s.window > m.o.MaxMemory/2:
+		return nil, command.NewError(command.KindBusy, "the windows of the sessions open on this device add up to %d bytes, %d of them this caller's; end one, or ask for less credit", m.windows, mine.windows)
 	}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	m.sessions[k] = s
-	m.callers[o.UID]++
+	m.countLocked(s, 1)
 	return s, nil
+}
+
+// minWindow is what a session may grow to, however small its first credit, in
+// bytes.
+const minWindow = command.DefaultExecWindow
+
+// countLocked adds a session to those that are open (1), or takes it out (-1).
+func (m *Manager) countLocked(s *Session, n int) {
+	c := m.callers[s.key.uid]
+	c.sessions += n
+	c.windows += int64(n) * s.window
+	m.windows += int64(n) * s.window
+	if m.callers[s.key.uid] = c; c == (share{}) {
+		delete(m.callers, s.key.uid)
+	}
 }
 
 func (m *Manager) remove(s *Session) {
@@ -119,9 +148,7 @@ func (m *Manager) remove(s *Session) {
 	m.mu.Lock()
 	if m.sessions[s.key] == s {
 		delete(m.sessions, s.key)
-		if m.callers[s.key.uid]--; m.callers[s.key.uid] == 0 {
-			delete(m.callers, s.key.uid)
-		}
+		m.countLocked(s, -1)
 	}
 	m.mu.Unlock()
 	s.mu.Lock()

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"io"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -305,6 +307,78 @@ func TestOpenIsBounded(t *testing.T) {
 	}
 	if _, kind := open("a", command.NewSessionID(), 1); kind != command.KindBusy {
 		t.Errorf("a third of one caller: %q", kind)
+	}
+}
+
+// Sessions are bounded by what they may hold too: many wide windows of one caller
+// would be more memory than a device has.
+func TestWindowsOfAllSessionsAreBounded(t *testing.T) {
+	m := session.New(session.Options{Device: device, Conn: func() *nats.Conn { return nil }, MaxMemory: 16 << 20})
+	defer m.Close()
+	var mine, others []*session.Session
+	open := func(uid string) (s *session.Session, err error) {
+		return m.Open(session.Open{UID: uid, Session: command.Session{ID: command.NewSessionID(), Credit: 1 << 62}})
+	}
+	for {
+		s, err := open("a")
+		if err != nil {
+			break
+		}
+		mine = append(mine, s)
+	}
+	for _, uid := range []string{"b", "c"} {
+		if s, err := open(uid); err == nil {
+			others = append(others, s)
+		}
+	}
+	if len(mine) != 2 || len(others) != 2 { // of 4 MiB each
+		t.Errorf("one caller got %d windows, others %d", len(mine), len(others))
+	}
+	var e *command.Error
+	if _, err := open("d"); !errors.As(err, &e) || e.Kind != command.KindBusy {
+		t.Errorf("beyond the memory of all: %v", err)
+	}
+	for _, s := range append(mine, others...) {
+		s.Abort()
+	}
+	if s, err := open("d"); err != nil {
+		t.Errorf("after all were given up: %v", err)
+	} else {
+		s.Abort()
+	}
+}
+
+// A caller may send one byte of standard input with a great many bytes of headers,
+// which nothing counts.
+func TestStandardInputHoldsNoMoreThanItsBytes(t *testing.T) {
+	m := session.New(session.Options{Device: device, Conn: func() *nats.Conn { return nil }})
+	defer m.Close()
+	s, err := m.Open(session.Open{UID: "a", Session: command.Session{ID: command.NewSessionID(), Credit: 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Abort()
+	heap := func() uint64 {
+		runtime.GC()
+		var now runtime.MemStats
+		runtime.ReadMemStats(&now)
+		return now.HeapAlloc
+	}
+	const messages, size = 512, 256 << 10
+	before := heap()
+	for i := range messages {
+		whole := make([]byte, size) // a message; its data is the end of it
+		header := map[string][]string{command.HeaderSeq: {strconv.Itoa(i + 1)}}
+		if err := m.Control("a", command.Target{Device: device, UID: "a", Session: s.ID(), Op: command.OpIn}, header, whole[size-1:]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if after := heap(); after > before+messages*size/16 {
+		t.Errorf("%d bytes of input hold %d bytes of memory", messages, after-before)
+	}
+	got := make([]byte, 2*messages)
+	if n, err := s.Stdin().Read(got); n != messages || err != nil {
+		t.Errorf("%d bytes, %v", n, err)
 	}
 }
 

@@ -299,7 +299,7 @@ func (s *Server) control(c Call, p process, sess *session.Session, over <-chan s
 				err = p.Signal(control.Signal.Name)
 			}
 			if err != nil {
-				s.log.Warn("a program could not be controlled", "verb", c.Verb, "request_id", c.Header.RequestID, "error", err)
+				s.log.Debug("a program could not be controlled", "verb", c.Verb, "request_id", c.Header.RequestID, "error", err)
 			}
 		}
 		select {

@@ -158,7 +158,7 @@ func startHost(p program, as account) (_ process, err error) {
 		}
 	}
 	if err := h.cmd.Start(); err != nil {
-		return nil, startFault(p.argv[0], err)
+		return nil, startFault(err)
 	}
 	h.leader, h.err = openLeader(h.cmd.Process.Pid)
 	if h.err != nil { // no pidfd in this kernel: without it nothing could be ended for sure
@@ -194,15 +194,21 @@ func lookPath(name string) (string, error) {
 			return path, nil
 		}
 	}
-	return "", command.NewError(command.KindNotFound, "exec: no program %.200q in %s", name, hostPath)
+	return "", command.NewError(command.KindNotFound, "exec: there is no program of that name in %s", hostPath)
 }
 
-func startFault(name string, err error) error {
+// startFault says why a program does not start, without a word of what the caller
+// gave: it goes into audit records and logs, and what is called a program may be
+// a whole command line with a password in it.
+func startFault(err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return command.NewError(command.KindNotFound, "exec: no program %.200q, or its working directory is not there", name)
+		return command.NewError(command.KindNotFound, "exec: the program, or its working directory, is not there")
 	case errors.Is(err, fs.ErrPermission):
-		return command.NewError(command.KindDenied, "exec: the user of programs on this device may not run %.200q, or may not enter its working directory", name)
+		return command.NewError(command.KindDenied, "exec: the user of programs on this device may not run the program, or may not enter its working directory")
+	}
+	if inner := errors.Unwrap(err); inner != nil { // a PathError's
+		err = inner
 	}
 	return fmt.Errorf("start a program: %w", err)
 }
