@@ -27,6 +27,7 @@ func streaming(t *testing.T) *home {
 	h := newHome(t)
 	h.up("--devices", "1", "--runtime", p.Socket)
 	testwait.For(t, patience, "the device's status", func() bool { return h.fleet("exec", "vm-device-00", "--container", "web", "--", "true").code == 0 })
+	testwait.For(t, patience, "the container's output", func() bool { return h.fleet("logs", "vm-device-00", "web").stdout == "one\ntwo\n" })
 	return h
 }
 

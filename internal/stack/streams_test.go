@@ -57,7 +57,7 @@ func execute(t *testing.T, s *Stack, o client.ExecOptions) (out, errs string, co
 
 func TestStreams(t *testing.T) {
 	inEachMode(t, func(t *testing.T, auth Auth) {
-		s, p := upWithPodman(t, auth, workload.Policy{}, "sh", "-c", "echo out 1; echo err 1 >&2; echo out 2; exec sleep 1000000")
+		s, p := upWithPodman(t, auth, workload.Policy{}, "sh", "-c", "echo out 1; echo err 1 >&2; sleep 0.3; echo out 2; exec sleep 1000000")
 		t.Run("logs", func(t *testing.T) { testLogs(t, s) })
 		t.Run("exec", func(t *testing.T) { testExec(t, s) })
 		t.Run("stdin", func(t *testing.T) { testStdin(t, s) })
