@@ -275,6 +275,7 @@ func testRefusals(t *testing.T, s *Stack, p *hostpodman.Podman) {
 		"no such container":         {dev, client.ExecOptions{Container: "nope", Argv: ls}, client.ErrFailed, "hello/web"},
 		"another device's":          {dev, client.ExecOptions{Container: "foreign", Argv: ls}, client.ErrFailed, "no container"},
 		"stopped":                   {dev, client.ExecOptions{Container: "stopped", Argv: ls}, client.ErrFailed, "does not run"},
+		"none named of several":     {dev, client.ExecOptions{Argv: ls}, client.ErrRejected, "say which container"},
 		"not unique":                {dev, client.ExecOptions{Container: "twice", Argv: ls}, client.ErrRejected, "other/twice"},
 		"no program":                {dev, client.ExecOptions{Container: "web"}, client.ErrRejected, "argv"},
 		"a zero byte":               {dev, client.ExecOptions{Container: "web", Argv: []string{"a\x00b"}}, client.ErrRejected, "zero byte"},
