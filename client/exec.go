@@ -12,7 +12,8 @@ import (
 
 // ExecOptions say what to run and how it is connected.
 type ExecOptions struct {
-	// Container is a service's name, or deployment/service.
+	// Container is a service's name, or deployment/service; empty: the device's only
+	// container.
 	Container string
 	// Host runs the program on the device itself, where the agent's policy allows,
 	// as the user that the policy names. Container is empty then.
@@ -105,7 +106,7 @@ func (c *Client) Output(ctx context.Context, device string, o ExecOptions) (comm
 
 // ShellOptions say which shell to open and which terminal it is connected to.
 type ShellOptions struct {
-	Container string            // a service's name, or deployment/service
+	Container string            // a service's name, or deployment/service; empty: the only one
 	Host      bool              // on the device itself, where the agent's policy allows
 	Argv      []string          // empty: the container's shell
 	Env       map[string]string // added to the environment

@@ -44,6 +44,7 @@ type stream struct {
 	sub     *nats.Subscription
 	subject string
 	notice  func(string)
+	mayRun  bool // the device has, or may have, the session
 
 	arrived chan struct{} // something for copy to look at
 	over    chan struct{} // closed by close
@@ -134,9 +135,9 @@ func (s *stream) session() *command.Session {
 // start asks the device for the session. On an error the stream is closed.
 func (s *stream) start(ctx context.Context, request any) *command.Error {
 	err := s.ask(ctx, request)
+	// The device may have begun all the same where no answer came.
+	s.mayRun = err == nil || (err.Kind == "" && (err.Outcome == command.OutcomeTimeout || err.Outcome == command.OutcomeFailed))
 	if err != nil {
-		// The device may have begun all the same.
-		s.control(command.OpCancel, nil, nil)
 		s.close()
 		return err
 	}
@@ -182,6 +183,12 @@ func (s *stream) close() {
 	default:
 	}
 	close(s.over)
+	s.mu.Lock()
+	ended := s.end != nil
+	s.mu.Unlock()
+	if s.mayRun && !ended {
+		s.control(command.OpCancel, nil, nil) // nobody listens any more
+	}
 	_ = s.sub.Unsubscribe() // fails where the connection is closed, which is as good
 	s.c.streams.remove(s)
 	s.input.stop()

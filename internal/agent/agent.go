@@ -111,7 +111,7 @@ func New(o Options) (*Agent, error) {
 			most: max(1, o.MaxRequests/callerShares), mostBytes: defaultMaxBytes / callerShares,
 		},
 		sessions: session.New(session.Options{
-			Device: o.DeviceID, Conn: a.conn, MaxSessions: o.Policy.MaxSessions, MaxPerCaller: o.Policy.MaxSessionsPerCaller,
+			Device: o.DeviceID, Conn: a.conn, Log: a.log, MaxSessions: o.Policy.MaxSessions, MaxPerCaller: o.Policy.MaxSessionsPerCaller,
 		}),
 		handlers:  map[command.Verb]Handler{command.VerbPing: pingHandler{a}},
 		slots:     slots{most: o.MaxConcurrent, mostEach: max(1, o.MaxConcurrent/2)},
@@ -315,7 +315,7 @@ func (a *Agent) damaged(reason, message string) {
 // stop ends the intake, answers what was accepted, and makes one attempt to
 // bring the last audit records to the broker.
 func (a *Agent) stop(ctx context.Context) {
-	a.server.sessions.Close()
+	a.endSessions()
 	l := a.current.Load()
 	if l != nil {
 		l.drain(ctx, a.opts.DrainTimeout, a.opts.DrainTimeout)
@@ -332,6 +332,22 @@ func (a *Agent) stop(ctx context.Context) {
 	}
 	a.tasks.Wait()
 	a.log.Info("agent stopped")
+}
+
+// endSessions ends every session, and waits for that as long as for commands.
+func (a *Agent) endSessions() {
+	ended := make(chan struct{})
+	go func() { // ends with the sessions
+		defer close(ended)
+		a.server.sessions.Close()
+	}()
+	limit := time.NewTimer(a.opts.DrainTimeout)
+	defer limit.Stop()
+	select {
+	case <-ended:
+	case <-limit.C:
+		a.log.Error("a session does not end; it is left behind", "sessions", a.server.sessions.Len())
+	}
 }
 
 // lastFlush bounds the attempt to publish audit records at a stop.

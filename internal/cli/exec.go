@@ -22,7 +22,7 @@ type where struct {
 
 func (w *where) register(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringVar(&w.container, "container", "", "run in this `container`: a service, or deployment/service")
+	f.StringVar(&w.container, "container", "", "run in this `container`: a service, or deployment/service (default: the only one)")
 	f.BoolVar(&w.host, "host", false, "run on the device itself, where its agent's policy allows that")
 	f.StringVar(&w.user, "as-user", "", "run as this `user` of the container")
 	f.StringVar(&w.workdir, "workdir", "", "start in this `directory`")
@@ -30,8 +30,8 @@ func (w *where) register(cmd *cobra.Command) {
 }
 
 func (w *where) check() (map[string]string, error) {
-	if (w.container == "") != w.host {
-		return nil, usageError{errors.New("say where: --container NAME, or --host")}
+	if w.container != "" && w.host {
+		return nil, usageError{errors.New("--container and --host: say one of them")}
 	}
 	env := map[string]string{}
 	for _, pair := range w.env {
@@ -55,7 +55,7 @@ type execCommand struct {
 func newExecCommand(a *app) *cobra.Command {
 	e := &execCommand{app: a}
 	cmd := &cobra.Command{
-		Use:   "exec DEVICE --container NAME [-i] [-t] -- PROGRAM [ARG...]",
+		Use:   "exec DEVICE [--container NAME] [-i] [-t] -- PROGRAM [ARG...]",
 		Short: "Run a program in a container, or on a device",
 		Long: `Runs a program and connects it to this terminal or pipe. The exit code is the program's;
 255 means that fleet itself failed, and stderr says how. No shell looks at the arguments:

@@ -17,7 +17,7 @@ type shellCommand struct {
 func newShellCommand(a *app) *cobra.Command {
 	s := &shellCommand{app: a}
 	cmd := &cobra.Command{
-		Use:   "shell DEVICE --container NAME [-- PROGRAM [ARG...]]",
+		Use:   "shell DEVICE [--container NAME] [-- PROGRAM [ARG...]]",
 		Short: "Open a terminal in a container, or on a device",
 		Long: `Opens a shell, or the program named, in a terminal. Everything that is typed goes to it,
 Ctrl-C too. Enter, then ~. leaves; everything that was started in the terminal ends with it.

@@ -27,6 +27,7 @@ func streaming(t *testing.T) *home {
 	h := newHome(t)
 	h.up("--devices", "1", "--runtime", p.Socket)
 	testwait.For(t, patience, "the device's status", func() bool { return h.fleet("exec", "vm-device-00", "--container", "web", "--", "true").code == 0 })
+	testwait.For(t, patience, "the container's output", func() bool { return h.fleet("logs", "vm-device-00", "web").stdout == "one\ntwo\n" })
 	return h
 }
 
@@ -46,7 +47,8 @@ func TestStreamsFromTheCommandLine(t *testing.T) {
 		{[]string{"exec", "vm-device-00", "--container", "web", "--env", "A=x y", "--", "sh", "-c", "echo $A"}, 0, "x y\n", ""},
 		{[]string{"exec", "vm-device-00", "--host", "--", "id"}, 255, "", "fleet: exec vm-device-00: denied: the policy of this device does not allow exec on the host, only in containers\n"},
 		{[]string{"exec", "vm-device-99", "--container", "web", "--", "id"}, 255, "", "fleet: exec vm-device-99: unknown_device: nobody listens there, and no device of that id has ever reported; check the id\n"},
-		{[]string{"exec", "vm-device-00", "--", "id"}, 255, "", "fleet: say where: --container NAME, or --host; see fleet --help\n"},
+		{[]string{"exec", "vm-device-00", "--", "seq", "2"}, 0, "1\n2\n", ""},
+		{[]string{"exec", "vm-device-00", "--host", "--container", "web", "--", "id"}, 255, "", "fleet: --container and --host: say one of them; see fleet --help\n"},
 		{[]string{"shell", "vm-device-00", "--container", "web"}, 255, "", "fleet: rejected: standard input is not a terminal; for a pipe use fleet exec -i\n"},
 		{[]string{"result", "vm-device-00", "x"}, 2, "", `fleet: rejected: request id "x": want a lower-case UUID such as 01890a5d-ac96-774b-bcce-b302099a8057` + "\n"},
 	} {

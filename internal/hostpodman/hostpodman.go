@@ -29,6 +29,7 @@ import (
 	"regexp"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -282,7 +283,11 @@ func tools() ([]byte, error) {
 }
 
 // Running tells whether a process of this machine has an argument that is word.
-func Running(word string) bool {
+func Running(word string) bool { return PID(word) != 0 }
+
+// PID is a process of this machine that has an argument that is word; 0: there
+// is none.
+func PID(word string) int {
 	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, f := range files {
 		data, err := os.ReadFile(f)
@@ -291,9 +296,10 @@ func Running(word string) bool {
 		}
 		for arg := range bytes.SplitSeq(data, []byte{0}) {
 			if string(arg) == word {
-				return true
+				pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(f)))
+				return pid
 			}
 		}
 	}
-	return false
+	return 0
 }

@@ -57,7 +57,7 @@ func execute(t *testing.T, s *Stack, o client.ExecOptions) (out, errs string, co
 
 func TestStreams(t *testing.T) {
 	inEachMode(t, func(t *testing.T, auth Auth) {
-		s, p := upWithPodman(t, auth, workload.Policy{}, "sh", "-c", "echo out 1; echo err 1 >&2; echo out 2; exec sleep 1000000")
+		s, p := upWithPodman(t, auth, workload.Policy{}, "sh", "-c", "echo out 1; echo err 1 >&2; sleep 0.3; echo out 2; exec sleep 1000000")
 		t.Run("logs", func(t *testing.T) { testLogs(t, s) })
 		t.Run("exec", func(t *testing.T) { testExec(t, s) })
 		t.Run("stdin", func(t *testing.T) { testStdin(t, s) })
@@ -275,6 +275,7 @@ func testRefusals(t *testing.T, s *Stack, p *hostpodman.Podman) {
 		"no such container":         {dev, client.ExecOptions{Container: "nope", Argv: ls}, client.ErrFailed, "hello/web"},
 		"another device's":          {dev, client.ExecOptions{Container: "foreign", Argv: ls}, client.ErrFailed, "no container"},
 		"stopped":                   {dev, client.ExecOptions{Container: "stopped", Argv: ls}, client.ErrFailed, "does not run"},
+		"none named of several":     {dev, client.ExecOptions{Argv: ls}, client.ErrRejected, "say which container"},
 		"not unique":                {dev, client.ExecOptions{Container: "twice", Argv: ls}, client.ErrRejected, "other/twice"},
 		"no program":                {dev, client.ExecOptions{Container: "web"}, client.ErrRejected, "argv"},
 		"a zero byte":               {dev, client.ExecOptions{Container: "web", Argv: []string{"a\x00b"}}, client.ErrRejected, "zero byte"},

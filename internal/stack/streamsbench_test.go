@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/harmony-fleet/fleet/client"
 	"github.com/harmony-fleet/fleet/internal/agent/workload"
 	"github.com/harmony-fleet/fleet/internal/hostpodman"
@@ -159,13 +161,15 @@ func BenchmarkCancel(b *testing.B) {
 			_, _ = s.Client().Exec(ctx, dev, client.ExecOptions{Container: "web", Argv: []string{"sh", "-c", "echo ready; exec sleep 5647382"}, Stdout: out})
 		}()
 		<-out.ready
-		testwait.For(b, patience, "the process", func() bool { return hostpodman.Running("5647382") })
+		var pid int
+		testwait.For(b, patience, "the process", func() bool { pid = hostpodman.PID("5647382"); return pid != 0 })
 		began := time.Now()
 		cancel()
-		for hostpodman.Running("5647382") {
+		for unix.Kill(pid, 0) == nil {
 			if time.Since(began) > patience {
 				b.Fatal("the process goes on")
 			}
+			time.Sleep(200 * time.Microsecond)
 		}
 		all = append(all, time.Since(began))
 		<-done

@@ -209,3 +209,42 @@ func TestALotOfInput(t *testing.T) {
 	}
 	t.Logf("1 GiB there and back in %v", time.Since(began))
 }
+
+// A program that writes as fast as it can to a reader who pauses waits for it,
+// in a container and on the host.
+func TestASlowReaderOfAProgram(t *testing.T) {
+	const lines = 2_000_000
+	s, _ := upWithPodman(t, UserPass, workload.Policy{Host: true, HostUser: "nobody"}, forever...)
+	for name, o := range map[string]client.ExecOptions{
+		"container": {Container: "web", Argv: []string{"seq", "1", "2000000"}},
+		"host":      {Host: true, Argv: []string{"seq", "1", "2000000"}},
+	} {
+		var got counted
+		pauses := 3
+		o.Stdout = writerFunc(func(p []byte) (int, error) {
+			if n, _ := got.state(); n > (4-pauses)*lines/5 && pauses > 0 {
+				pauses--
+				<-time.After(time.Second) // the reader looks away
+			}
+			return got.Write(p)
+		})
+		r, err := s.Client().Exec(t.Context(), dev, o)
+		if n, bad := got.state(); err != nil || r.ExitCode != 0 || n != lines || bad != "" {
+			t.Errorf("%s: %+v, %v; %d lines; %s", name, r, err, n, bad)
+		}
+	}
+	// A program that has ended while its reader looks away: what is still on the way
+	// comes.
+	var got counted
+	first := true
+	r, err := s.Client().Exec(t.Context(), dev, client.ExecOptions{Host: true, Argv: []string{"seq", "1", "25000"}, Window: client.MinStreamWindow, Stdout: writerFunc(func(p []byte) (int, error) {
+		if first {
+			first = false
+			<-time.After(1500 * time.Millisecond)
+		}
+		return got.Write(p)
+	})})
+	if n, bad := got.state(); err != nil || r.ExitCode != 0 || n != 25000 || bad != "" {
+		t.Errorf("%+v, %v; %d lines; %s", r, err, n, bad)
+	}
+}

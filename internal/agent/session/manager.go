@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,6 +30,8 @@ type Options struct {
 	MaxMemory int64
 	// Lease is how long a caller may say nothing; default command.SessionLease.
 	Lease time.Duration
+	// Log gets a source that panicked; nil discards.
+	Log *slog.Logger
 	// Keepalive is how long the device itself says nothing; default
 	// command.SessionKeepalive.
 	Keepalive time.Duration
@@ -41,6 +44,9 @@ func (o *Options) setDefaults() {
 	def(&o.MaxMemory, 64<<20)
 	def(&o.Lease, command.SessionLease)
 	def(&o.Keepalive, command.SessionKeepalive)
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
 }
 
 func def[T comparable](v *T, value T) {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -208,10 +210,20 @@ func (s *Session) Serve(source func(ctx context.Context) Result, done func(Ended
 			s.changed.Broadcast()
 		})
 		defer stop()
-		r := source(s.ctx)
-		s.finish(r, done)
+		s.finish(s.run(source), done)
 		<-pumped
 	})
+}
+
+// run runs the source. One that panics ends its session and nothing else.
+func (s *Session) run(source func(context.Context) Result) (r Result) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.m.o.Log.Error("a session panicked", "request_id", s.open.RequestID, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			r = Result{Err: command.NewError(command.KindInternal, "the agent failed to serve the session; its log says why")}
+		}
+	}()
+	return source(s.ctx)
 }
 
 // Abort gives up a session that was not served.

@@ -23,7 +23,7 @@ import (
 )
 
 func TestOutputArrivesWhole(t *testing.T) {
-	const size = 64<<20 + 17
+	const size = 24<<20 + 17
 	r := newRig(t, session.Options{}, send(size))
 	var out checker
 	if err := r.c.Logs(t.Context(), device, client.LogsOptions{Container: "x", Stdout: &out}); err != nil {
@@ -60,7 +60,7 @@ func TestOutputSurvivesBreaks(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			const size = 48 << 20
+			const size = 24 << 20
 			r := newRig(t, session.Options{}, send(size))
 			var out checker
 			done := make(chan error, 1)
@@ -418,5 +418,13 @@ func TestAStopTellsTheCaller(t *testing.T) {
 	}
 	if err := r.c.Logs(t.Context(), device, client.LogsOptions{Container: "x", Stdout: io.Discard}); !errors.Is(err, client.ErrBusy) {
 		t.Errorf("a session of an agent that stops: %v", err)
+	}
+}
+
+func TestASourceThatPanicsEndsItsSession(t *testing.T) {
+	r := newRig(t, session.Options{}, func(context.Context, *session.Session, command.LogsRequest) session.Result { panic("oh") })
+	err := r.c.Logs(t.Context(), device, client.LogsOptions{Container: "x", Stdout: io.Discard})
+	if !errors.Is(err, client.ErrFailed) || !strings.Contains(err.Error(), "its log says why") {
+		t.Errorf("err = %v", err)
 	}
 }

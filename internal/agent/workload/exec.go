@@ -284,28 +284,38 @@ func kindOf(err error) command.Kind {
 	return ""
 }
 
+// settleTime is when a resize is made once more: Podman overlooks one of two that
+// follow each other within milliseconds, and the last one counts.
+const settleTime = 150 * time.Millisecond
+
 // control passes resizes and signals on until the program is over.
 func (s *Server) control(c Call, p process, sess *session.Session, over <-chan struct{}) {
+	note := func(err error) {
+		if err != nil {
+			s.log.Debug("a program could not be controlled", "verb", c.Verb, "request_id", c.Header.RequestID, "error", err)
+		}
+	}
+	var size command.Resize
+	settle := time.NewTimer(time.Hour)
+	defer settle.Stop()
 	for {
-		for {
-			control, ok := sess.NextControl()
-			if !ok {
-				break
+		for control, ok := sess.NextControl(); ok; control, ok = sess.NextControl() {
+			if control.Resize == nil {
+				note(p.Signal(control.Signal.Name))
+				continue
 			}
-			var err error
-			if control.Resize != nil {
-				err = p.Resize(control.Resize.Rows, control.Resize.Cols)
-			} else {
-				err = p.Signal(control.Signal.Name)
-			}
-			if err != nil {
-				s.log.Debug("a program could not be controlled", "verb", c.Verb, "request_id", c.Header.RequestID, "error", err)
-			}
+			size = *control.Resize
+			note(p.Resize(size.Rows, size.Cols))
+			settle.Reset(settleTime)
 		}
 		select {
 		case <-over:
 			return
 		case <-sess.Controls():
+		case <-settle.C:
+			if size != (command.Resize{}) {
+				note(p.Resize(size.Rows, size.Cols))
+			}
 		}
 	}
 }

@@ -213,44 +213,64 @@ func startFault(err error) error {
 	return fmt.Errorf("start a program: %w", err)
 }
 
-// orphanGrace is how long output may come from what a program left behind.
-const orphanGrace = 500 * time.Millisecond
+// What a program left behind may go on writing to its output for orphanGrace.
+// Then only what waits there already is read: at most what a pipe holds.
+const (
+	orphanGrace = 500 * time.Millisecond
+	pipeHolds   = 1 << 20
+)
 
 func (h *hostProcess) Output(write func(command.Stream, []byte) error) error {
 	var wg sync.WaitGroup
-	var mu sync.Mutex
-	var failed error
+	errs := make([]error, len(h.out))
 	for i, f := range h.out {
 		wg.Go(func() {
-			buf := make([]byte, command.MaxChunk)
-			for {
-				n, err := f.Read(buf)
-				if n > 0 {
-					if werr := write(h.names[i], buf[:n]); werr != nil {
-						err = werr
-					}
-				}
-				if err != nil {
-					// A terminal whose other end is closed says EIO.
-					if !errors.Is(err, io.EOF) && !errors.Is(err, syscall.EIO) && !errors.Is(err, os.ErrClosed) && !errors.Is(err, os.ErrDeadlineExceeded) {
-						mu.Lock()
-						failed = err
-						mu.Unlock()
-					}
-					return
-				}
-			}
+			errs[i] = h.read(f, func(b []byte) error { return write(h.names[i], b) })
 		})
 	}
 	wg.Go(func() {
 		<-h.exited
 		for _, f := range h.out {
-			_ = f.SetReadDeadline(time.Now().Add(orphanGrace)) // what is there is read before
+			_ = f.SetReadDeadline(time.Now().Add(orphanGrace)) // fails where it is closed
 		}
 	})
 	wg.Wait()
-	return failed
+	return errors.Join(errs...)
 }
+
+// read hands on one output until it ends, or is over by its deadline.
+func (h *hostProcess) read(f *os.File, write func([]byte) error) error {
+	buf := make([]byte, command.MaxChunk)
+	late := -1 // bytes read since the deadline; -1: it has not passed
+	for {
+		n, err := f.Read(buf)
+		if n > 0 {
+			if err := write(buf[:n]); err != nil {
+				return err
+			}
+			if late >= 0 {
+				late += n
+			}
+		}
+		switch {
+		case err == nil && late < pipeHolds:
+		case errors.Is(err, os.ErrDeadlineExceeded) && late < 0:
+			// It says so whether or not something waits, as it does where the reader
+			// was slow to take what came before.
+			late = 0
+		case err == nil, errors.Is(err, io.EOF), errors.Is(err, syscall.EIO), errors.Is(err, os.ErrClosed), errors.Is(err, os.ErrDeadlineExceeded):
+			return nil // EIO is the end of a terminal
+		default:
+			return err
+		}
+		if late >= 0 {
+			_ = f.SetReadDeadline(time.Now().Add(lastLook))
+		}
+	}
+}
+
+// lastLook is how long a read waits for what should be there.
+const lastLook = 10 * time.Millisecond
 
 func (h *hostProcess) Write(p []byte) (int, error) {
 	switch {

@@ -55,11 +55,9 @@ type Call struct {
 	Ended func(exitCode *int, failure *command.Error)
 }
 
-// locate finds the container that the caller means and is allowed to.
+// locate finds the container that the caller means and is allowed to. Without a
+// name it is the device's only one.
 func (s *Server) locate(ctx context.Context, verb command.Verb, name string) (engine.Container, error) {
-	if name == "" {
-		return engine.Container{}, command.NewError(command.KindBadRequest, "%s: name a container: a service, or deployment/service", verb)
-	}
 	if s.o.Engine == nil {
 		return engine.Container{}, command.NewError(command.KindRuntimeUnavailable, "this device runs no containers: its agent has no container engine")
 	}
@@ -69,6 +67,11 @@ func (s *Server) locate(ctx context.Context, verb command.Verb, name string) (en
 		return engine.Container{}, command.NewError(command.KindRuntimeUnavailable, "the container engine of this device does not answer")
 	}
 	found := engine.Find(all, name)
+	if name == "" {
+		if found = onlyOne(all); len(found) != 1 {
+			return engine.Container{}, command.NewError(command.KindBadRequest, "%s: say which container of this device; it has %s", verb, s.names(verb, all))
+		}
+	}
 	switch len(found) {
 	case 1:
 		return found[0], s.o.Policy.container(verb, found[0].Labels.Deployment, found[0].Labels.Service)
@@ -76,6 +79,19 @@ func (s *Server) locate(ctx context.Context, verb command.Verb, name string) (en
 		return engine.Container{}, command.NewError(command.KindNotFound, "no container %.200q on this device; it has %s", name, s.names(verb, all))
 	}
 	return engine.Container{}, command.NewError(command.KindBadRequest, "%.200q is not unique on this device: say one of %s", name, s.names(verb, found))
+}
+
+// onlyOne is the container of the one service that there is.
+func onlyOne(all []engine.Container) []engine.Container {
+	for _, c := range all {
+		if nameOf(c) != nameOf(all[0]) {
+			return nil
+		}
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	return engine.Find(all, nameOf(all[0]))
 }
 
 // names lists containers for a message, those that the policy shows.
