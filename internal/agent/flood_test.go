@@ -153,7 +153,9 @@ func TestAuditKeepsUpWithAFlood(t *testing.T) {
 // delivered on fleet.seen of another one without a pause.
 func TestForeignHeartbeatsDoNotHideDesiredState(t *testing.T) {
 	w := newWorld(t)
-	start(t, w.options("d1"))
+	o := w.options("d1")
+	o.HeartbeatInterval = time.Minute // the other agent is not forgotten meanwhile, however busy the machine
+	start(t, o)
 	insider := w.dial(userInsider)
 	stop, done := make(chan struct{}), make(chan struct{})
 	go func() {

@@ -173,17 +173,31 @@ func TestAKilledAgentRunsNothingAgain(t *testing.T) {
 	dir, ran := t.TempDir(), filepath.Join(t.TempDir(), "ran")
 	kill := w.startChild(dir, ran)
 	instance := w.ping("d1").Instance
-	h := w.change(&Agent{instance: instance})
-	msg := &nats.Msg{Subject: command.Subject("d1", command.VerbExec), Reply: w.ops.NewInbox(), Header: nats.Header{}, Data: []byte("{}")}
-	h.Write(msg.Header)
-	if err := w.ops.PublishMsg(msg); err != nil {
+	replies, err := w.ops.SubscribeSync(w.ops.NewInbox())
+	if err != nil {
 		t.Fatal(err)
 	}
+	var h command.RequestHeader
+	send := func() {
+		h = w.change(&Agent{instance: instance})
+		msg := &nats.Msg{Subject: command.Subject("d1", command.VerbExec), Reply: replies.Subject, Header: nats.Header{}, Data: []byte("{}")}
+		h.Write(msg.Header)
+		if err := w.ops.PublishMsg(msg); err != nil {
+			t.Fatal(err)
+		}
+	}
+	send()
 	lines := func() int {
 		data, _ := os.ReadFile(ran)
 		return bytes.Count(data, []byte("\n"))
 	}
-	testwait.For(t, patience, "the exec", func() bool { return lines() == 1 })
+	testwait.For(t, patience, "the exec", func() bool {
+		// Until the device knows the time it is busy.
+		if reply, err := replies.NextMsg(time.Millisecond); err == nil && kindOf(reply) == command.KindBusy {
+			send()
+		}
+		return lines() == 1
+	})
 	if _, kind := w.result(w.ops, "d1", h.RequestID); kind != command.KindStartedNoResult {
 		t.Errorf("result while it runs: %s", kind)
 	}
