@@ -1,12 +1,15 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	corev1 "k8s.io/api/core/v1"
 )
 
 func TestDiagnosticsTellEverythingButSecrets(t *testing.T) {
@@ -14,6 +17,21 @@ func TestDiagnosticsTellEverythingButSecrets(t *testing.T) {
 		t.Setenv(EnvDiagnostics, t.TempDir())
 		s := New(t, Options{AuthMode: mode})
 		pingAll(t, s)
+		// A device answers earlier than its node has told the cluster that its Pod runs,
+		// and before that there is no log to be had.
+		told, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		err := s.watch.await(told, func(pods map[string]*corev1.Pod) (bool, error) {
+			for _, pod := range pods {
+				if pod.Status.Phase != corev1.PodRunning {
+					return false, nil
+				}
+			}
+			return len(pods) > 0, nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
 		dir, err := s.SaveDiagnostics()
 		if err != nil {
 			t.Fatal(err)

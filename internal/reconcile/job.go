@@ -159,7 +159,7 @@ func (r *Reconciler) work(ctx context.Context, s *step, res *result) error {
 // image finds the image of a service, or pulls it.
 func (r *Reconciler) image(ctx context.Context, s *step, j job) (engine.Image, error) {
 	if j.spec.Pull != command.PullAlways {
-		image, err := r.opts.Engine.Image(ctx, j.spec.Image)
+		image, err := r.findImage(ctx, j.spec.Image)
 		if err == nil || !errors.Is(err, engine.ErrNotFound) {
 			return image, err
 		}
@@ -184,7 +184,13 @@ func (r *Reconciler) image(ctx context.Context, s *step, j job) (engine.Image, e
 		return engine.Image{}, err
 	}
 	s.phase.set(command.PhaseStarting, "")
-	return r.opts.Engine.Image(ctx, j.spec.Image)
+	return r.findImage(ctx, j.spec.Image)
+}
+
+func (r *Reconciler) findImage(ctx context.Context, ref string) (engine.Image, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	return r.opts.Engine.Image(ctx, ref)
 }
 
 // remove begins to stop and remove a container, unless that is under way.

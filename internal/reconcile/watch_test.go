@@ -128,3 +128,22 @@ func TestAServiceIsReportedUntilItIsGone(t *testing.T) {
 		t.Errorf("%s, containers %v", asJSON(d), names(m.All()))
 	}
 }
+
+// TestEveryCallHasADeadline: an engine that hangs holds nothing up for ever. A
+// pull is bounded by its own progress, and the stream of events is only a hint.
+func TestEveryCallHasADeadline(t *testing.T) {
+	m, h := memory()
+	m.Publish("a:1", "a1")
+	h.Before(func(ctx context.Context, c enginefake.Call) error {
+		if _, bounded := ctx.Deadline(); !bounded && c.Op != "watch" && c.Op != "pull" {
+			t.Errorf("%s %s has no deadline", c.Op, c.Target)
+		}
+		return nil
+	})
+	r := start(t, "d1", h)
+	r.Set(desired(t, 1, services{"one": {service("web", "a:1", withPull(command.PullAlways)), service("db", "a:1")}}))
+	r.phase(1, "one", command.PhaseRunning)
+	r.Set(desired(t, 2, nil))
+	r.gone(2, "one")
+	r.stop()
+}

@@ -10,6 +10,8 @@ import (
 	"os"
 	"slices"
 	"time"
+
+	"github.com/harmony-fleet/fleet/internal/atomicfile"
 )
 
 // status is what a supervisor writes down about itself.
@@ -48,11 +50,7 @@ func writeJSON(path string, v any) error {
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", path, err)
 	}
-	temp := path + ".new"
-	if err := os.WriteFile(temp, content, 0o644); err != nil {
-		return fmt.Errorf("write state: %w", err)
-	}
-	if err := os.Rename(temp, path); err != nil {
+	if err := atomicfile.Write(path, content); err != nil {
 		return fmt.Errorf("write state: %w", err)
 	}
 	return nil
