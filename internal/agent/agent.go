@@ -141,6 +141,7 @@ func (a *Agent) openRuntime() error {
 	a.state.runtime = command.RuntimeUnavailable
 	r := o.Reconcile
 	r.Device, r.Engine, r.Report, r.Logger = o.DeviceID, o.Engine, a.state.setReport, a.log
+	r.Allow = o.Policy.Service
 	r.RetryMin, r.RetryMax = o.RetryMin, o.RetryMax
 	// Much was allocated meanwhile, and as a rule nothing will be for a long time.
 	r.Settled = debug.FreeOSMemory

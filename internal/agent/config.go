@@ -55,6 +55,7 @@ type Config struct {
 	Policy struct {
 		Verbs                []command.Verb `toml:"verbs"`                   // of logs, exec and shell; default: all
 		Containers           []string       `toml:"containers"`              // default: all
+		Volumes              []string       `toml:"volumes"`                 // of directories of the device; default: all
 		Callers              []string       `toml:"callers"`                 // default: all
 		MaxSessions          int            `toml:"max_sessions"`            // default 128
 		MaxSessionsPerCaller int            `toml:"max_sessions_per_caller"` // default 32
@@ -161,7 +162,7 @@ const (
 func (c Config) policy() workload.Policy {
 	p := c.Policy
 	return workload.Policy{
-		Verbs: p.Verbs, Containers: p.Containers, Callers: p.Callers, Host: c.Exec.Host, HostUser: c.Exec.User,
+		Verbs: p.Verbs, Containers: p.Containers, Volumes: p.Volumes, Callers: p.Callers, Host: c.Exec.Host, HostUser: c.Exec.User,
 		MaxSessions: p.MaxSessions, MaxSessionsPerCaller: p.MaxSessionsPerCaller,
 		MaxDuration: time.Duration(p.MaxDuration), IdleTimeout: time.Duration(p.IdleTimeout),
 	}

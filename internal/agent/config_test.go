@@ -50,6 +50,7 @@ user = "fleet"
 verbs = ["logs", "exec"]
 containers = ["web", "hello/*"]
 callers = ["https://id.example#*"]
+volumes = ["/srv/*"]
 max_sessions = 9
 max_sessions_per_caller = 4
 max_duration = "1h"
@@ -68,8 +69,31 @@ format = "json"
 	if o.DeviceID != "vm-device-00" || o.RuntimeEnabled || o.Labels["site"] != "lab" || o.StateDir != "/var/lib/x" ||
 		o.MaxConcurrent != 8 || o.AuditMaxBytes != 1<<20 || o.DrainTimeout != 3*time.Second || o.OpsAccount != "TENANT-OPS" ||
 		len(o.NATS.URLs) != 2 || !o.NATS.Insecure || o.NATS.TLS != (natsconn.TLS{CA: "/ca.pem", Cert: "/c.pem", Key: "/k.pem"}) ||
-		o.RuntimeSocket != "unix:///run/user/1000/podman/podman.sock" || o.NATS.Credentials == nil || !c.Exec.Host {
+		o.RuntimeSocket != "unix:///run/user/1000/podman/podman.sock" || o.NATS.Credentials == nil || !c.Exec.Host || len(o.Policy.Volumes) != 1 {
 		t.Errorf("%+v", o)
+	}
+}
+
+func TestPolicyOfVolumes(t *testing.T) {
+	for _, row := range []struct {
+		policy, volume string
+		allowed        bool
+	}{
+		{"", "/:/x", true},
+		{"volumes = []", "/srv:/x", false},
+		{"volumes = []", "data:/x", true},
+		{`volumes = ["/srv/*"]`, "/srv/a:/x:ro", true},
+		{`volumes = ["/srv/*"]`, "/srv/a/b:/x", false},
+		{`volumes = ["/srv/*"]`, "/srv:/x", false},
+		{`volumes = ["/*"]`, "/:/x", true},
+	} {
+		c, err := ParseConfig([]byte(minimal + "[policy]\n" + row.policy + "\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.policy().Service(command.Service{Volumes: []string{row.volume}}); (err == nil) != row.allowed {
+			t.Errorf("%s: %s: %v", row.policy, row.volume, err)
+		}
 	}
 }
 
@@ -127,6 +151,8 @@ func TestEachBadKeyIsNamed(t *testing.T) {
 		{"host without a user", minimal + "[exec]\nhost = true\n", []string{"exec.user"}},
 		{"policy verb", minimal + "[policy]\nverbs = [\"ping\"]\n", []string{"policy.verbs", "ping"}},
 		{"policy pattern", minimal + "[policy]\ncontainers = [\"[\"]\n", []string{"policy.containers"}},
+		{"policy volumes", minimal + "[policy]\nvolumes = [\"srv/*\"]\n", []string{"policy.volumes", "srv/*"}},
+		{"policy volumes that climb", minimal + "[policy]\nvolumes = [\"/srv/../*\"]\n", []string{"policy.volumes"}},
 		{"policy sessions", minimal + "[policy]\nmax_sessions = -1\n", []string{"policy.max_sessions"}},
 		{"policy duration", minimal + "[policy]\nmax_duration = \"-1s\"\n", []string{"policy.max_duration"}},
 		{"label", swap("[credentials]", "labels = { \"\" = \"x\" }\n[credentials]"), []string{"agent.labels"}},

@@ -50,6 +50,9 @@ type Engine interface {
 type Options struct {
 	Device string
 	Engine Engine
+	// Allow refuses a service that the device's own policy does not want; its
+	// deployment is rejected then. nil: all are allowed.
+	Allow func(command.Service) error
 	// Report is called, from Run's goroutine, whenever the report differs from the
 	// last one. It must return soon. nil: nobody is told.
 	Report func(Report)
@@ -166,10 +169,28 @@ func New(o Options) *Reconciler {
 func (r *Reconciler) Set(d Desired) {
 	g := &goal{Desired: d}
 	g.services, g.rejected = d.State.Split()
+	r.refuse(g)
 	r.mu.Lock()
 	r.goal = g
 	r.mu.Unlock()
 	poke(r.wake)
+}
+
+// refuse rejects the deployments that the policy of the device does not allow.
+func (r *Reconciler) refuse(g *goal) {
+	if r.opts.Allow == nil {
+		return
+	}
+	for name, services := range g.services {
+		for i, s := range services {
+			if err := r.opts.Allow(s); err != nil {
+				g.rejected[name] = command.NewError(command.KindDenied, "deployments.%s.services[%d].%v", name, i, err)
+				delete(g.services, name)
+				r.log.Error("a deployment is rejected; what ran of it goes on", "deployment", name, "revision", g.Revision, "error", err)
+				break
+			}
+		}
+	}
 }
 
 func poke(c chan struct{}) {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/harmony-fleet/fleet/command"
+	"github.com/harmony-fleet/fleet/internal/agent/workload"
 	"github.com/harmony-fleet/fleet/internal/engine"
 	"github.com/harmony-fleet/fleet/internal/engine/enginefake"
 	"github.com/harmony-fleet/fleet/internal/reconcile"
@@ -365,6 +366,34 @@ func TestOtherPeoplesContainersAreNeverTouched(t *testing.T) {
 	for _, c := range h.Calls() {
 		if c.Writes() && (c.Target == other || c.Target == stranger || c.Target == squatter) {
 			t.Errorf("%+v on somebody else's container", c)
+		}
+	}
+}
+
+// A device may forbid what a deployer asks for: the deployment is rejected, whole,
+// and those beside it run.
+func TestWhatThePolicyForbidsIsNeverMade(t *testing.T) {
+	m, h := memory()
+	r := start(t, "d1", h, func(o *reconcile.Options) { o.Allow = workload.Policy{Volumes: []string{"/srv/*"}}.Service })
+	mount := func(volumes ...string) func(*command.Service) {
+		return func(s *command.Service) { s.Volumes = volumes }
+	}
+	r.Set(desired(t, 1, services{
+		"root": {service("web", "a:1"), service("db", "a:1", mount("/:/host"))}, "socket": {service("web", "a:1", mount("/run/podman/podman.sock:/s:ro"))},
+		"deep": {service("web", "a:1", mount("/srv/a/link:/x"))}, "itself": {service("web", "a:1", mount("/srv:/x"))},
+		"good": {service("web", "a:1", mount("/srv/a:/x", "data:/data"))},
+	}))
+	r.phase(1, "good", command.PhaseRunning)
+	for _, name := range []string{"root", "socket", "deep", "itself"} {
+		d := r.phase(1, name, command.PhaseRejected)
+		if d.Error == nil || d.Error.Kind != command.KindDenied || !strings.Contains(d.Error.Message, "deployments."+name+".services[") {
+			t.Errorf("%s: %s", name, asJSON(d))
+		}
+	}
+	r.stop()
+	for _, d := range m.All() {
+		if d.Labels.Deployment != "good" {
+			t.Errorf("%s was made", d.Name)
 		}
 	}
 }

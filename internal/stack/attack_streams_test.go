@@ -218,6 +218,9 @@ func TestOneCallersSessionsLeaveRoomForOthers(t *testing.T) {
 	for _, s := range all {
 		s.control(t, command.OpCancel, "", "")
 	}
+	for _, s := range all {
+		s.end(t)
+	}
 }
 
 // TestProgramsOnTheHostAreThePolicysAlone is what a caller may try to be more.

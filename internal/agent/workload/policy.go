@@ -20,6 +20,10 @@ type Policy struct {
 	// deployment/service, or its service alone where the pattern has no slash; nil:
 	// every container.
 	Containers []string
+	// Volumes are patterns of path.Match, in which no "*" matches a slash, for the
+	// directories of the device that deployments may mount; nil: every directory.
+	// Named volumes are not asked about.
+	Volumes []string
 	// Callers are patterns of path.Match for the caller's NATS user name, such as
 	// "https://id.example#*", in which "*" also matches slashes; nil: every caller.
 	Callers []string
@@ -44,11 +48,16 @@ func (p Policy) Validate() error {
 			errs = append(errs, fmt.Errorf("policy.verbs: %q is none of logs, exec and shell", v))
 		}
 	}
-	for key, patterns := range map[string][]string{"policy.containers": p.Containers, "policy.callers": p.Callers} {
+	for key, patterns := range map[string][]string{"policy.containers": p.Containers, "policy.callers": p.Callers, "policy.volumes": p.Volumes} {
 		for _, pattern := range patterns {
 			if _, err := path.Match(pattern, ""); err != nil || pattern == "" {
 				errs = append(errs, fmt.Errorf("%s: %q is not a pattern", key, pattern))
 			}
+		}
+	}
+	for _, pattern := range p.Volumes {
+		if !path.IsAbs(pattern) || path.Clean(pattern) != pattern {
+			errs = append(errs, fmt.Errorf("policy.volumes: %q is not the pattern of an absolute path, such as \"/srv/*\"", pattern))
 		}
 	}
 	for key, n := range map[string]int{"policy.max_sessions": p.MaxSessions, "policy.max_sessions_per_caller": p.MaxSessionsPerCaller} {
@@ -63,6 +72,21 @@ func (p Policy) Validate() error {
 		errs = append(errs, errors.New("exec.user: missing: with exec.host = true, name the user that programs on this device run as"))
 	}
 	return errors.Join(errs...)
+}
+
+// Service refuses a service that mounts a directory which deployments may not
+// have. The error starts with the path of the field.
+func (p Policy) Service(s command.Service) error {
+	for i, text := range s.Volumes {
+		v, err := command.ParseVolume(text)
+		if err != nil || p.Volumes == nil || v.Named() {
+			continue // what cannot be read was refused before
+		}
+		if !slices.ContainsFunc(p.Volumes, func(pattern string) bool { ok, err := path.Match(pattern, v.Source); return err == nil && ok }) {
+			return fmt.Errorf("volumes[%d]: the policy of this device does not allow deployments to mount %s", i, v.Source)
+		}
+	}
+	return nil
 }
 
 // caller refuses a verb or a caller.
