@@ -178,12 +178,31 @@ func (p *Podman) close() error {
 		_ = syscall.Kill(p.pid, syscall.SIGKILL)
 	}
 	<-p.ended
+	p.reap()
 	// What Podman starts to clean up after a container may still mount something.
 	for deadline := time.Now().Add(patience); ; time.Sleep(testwait.Interval) {
 		p.unmount()
 		removeErr := os.RemoveAll(p.dir)
 		if removeErr == nil || time.Now().After(deadline) {
 			return errors.Join(err, removeErr)
+		}
+	}
+}
+
+// reap ends the conmon of each exec, which would stay for five minutes after its
+// program. They are known by this Podman's directory among their arguments.
+func (p *Podman) reap() {
+	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, f := range files {
+		data, err := os.ReadFile(f)
+		if err != nil || !bytes.Contains(data, []byte(p.dir+"/")) {
+			continue // ended, or somebody else's
+		}
+		if program, _, _ := bytes.Cut(data, []byte{0}); filepath.Base(string(program)) != "conmon" {
+			continue
+		}
+		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(f))); err == nil {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
 	}
 }
