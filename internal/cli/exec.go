@@ -175,15 +175,13 @@ const interruptGrace = 10 * time.Second
 func interruptible(ctx context.Context) (context.Context, <-chan string, func()) {
 	run, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	signals := make(chan string, 1)
-	var kill *time.Timer
 	stop := context.AfterFunc(ctx, func() {
 		signals <- signalName(context.Cause(ctx))
-		kill = time.AfterFunc(interruptGrace, func() { cancel(context.Cause(ctx)) })
+		kill := time.AfterFunc(interruptGrace, func() { cancel(context.Cause(ctx)) })
+		context.AfterFunc(run, func() { kill.Stop() })
 	})
 	return run, signals, func() {
-		if !stop() && kill != nil {
-			kill.Stop()
-		}
+		stop()
 		cancel(nil)
 	}
 }

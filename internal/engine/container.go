@@ -126,6 +126,8 @@ type Details struct {
 // state. Labels alone do not say so: an image that was committed from a container
 // has them, and gives them to every container that somebody makes of it.
 func (e *Engine) Containers(ctx context.Context, device string) ([]Container, error) {
+	ctx, cancel := context.WithTimeout(ctx, questionTimeout)
+	defer cancel()
 	api, err := e.api(ctx)
 	if err != nil {
 		return nil, err

@@ -60,8 +60,14 @@ type Facts struct {
 	Started   time.Time
 }
 
+// questionTimeout bounds what the engine answers at once where it is well: one
+// that hangs must not keep a caller's command for ever.
+const questionTimeout = 30 * time.Second
+
 // Facts inspects a container.
 func (e *Engine) Facts(ctx context.Context, id string) (Facts, error) {
+	ctx, cancel := context.WithTimeout(ctx, questionTimeout)
+	defer cancel()
 	api, err := e.api(ctx)
 	if err != nil {
 		return Facts{}, err
@@ -109,6 +115,8 @@ type ExecState struct {
 
 // CreateExec prepares a program; nothing runs before Start.
 func (e *Engine) CreateExec(ctx context.Context, id string, s ExecSpec) (*Exec, error) {
+	ctx, cancel := context.WithTimeout(ctx, questionTimeout)
+	defer cancel()
 	api, err := e.api(ctx)
 	if err != nil {
 		return nil, err
@@ -148,6 +156,8 @@ func (x *Exec) Close() { x.conn.Close() }
 
 // State asks the engine about the program.
 func (x *Exec) State(ctx context.Context) (ExecState, error) {
+	ctx, cancel := context.WithTimeout(ctx, questionTimeout)
+	defer cancel()
 	s, err := x.api.ContainerExecInspect(ctx, x.ID)
 	if err != nil {
 		return ExecState{}, x.engine.fault(err, "inspect exec "+short(x.ID))
