@@ -65,7 +65,12 @@ Ctrl-C sends an interrupt to the program; a second one ends fleet, and with it t
 Where the connection is lost for good, fleet result tells later how it ended.`,
 		Example: `  fleet exec vm-device-00 --container web -- ls -l /srv
   tar c . | fleet exec vm-device-00 --container web -i -- tar x -C /srv`,
-		Args: cobra.MinimumNArgs(2),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) < 2 {
+				return errors.New("say on which device, and behind -- what to run: fleet exec DEVICE -- PROGRAM [ARG...]")
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return e.app.own(e.run(cmd.Context(), args[0], args[1:]))
 		},

@@ -26,7 +26,9 @@ type Options struct {
 	// of a session. Default 4 MiB.
 	MaxWindow int64
 	// MaxMemory is what the windows of all sessions may add up to, in bytes; those of
-	// one caller to half of it. Beyond it the answer is busy. Default 64 MiB.
+	// one caller to half of it. Beyond it the answer is busy. Default: MaxPerCaller
+	// windows of logs for a caller, and at least half of MaxSessions in all (64 MiB
+	// with their defaults).
 	MaxMemory int64
 	// Lease is how long a caller may say nothing; default command.SessionLease.
 	Lease time.Duration
@@ -41,7 +43,7 @@ func (o *Options) setDefaults() {
 	def(&o.MaxSessions, 128)
 	def(&o.MaxPerCaller, 32)
 	def(&o.MaxWindow, 4<<20)
-	def(&o.MaxMemory, 64<<20)
+	def(&o.MaxMemory, command.DefaultLogsWindow*int64(max(2*o.MaxPerCaller, o.MaxSessions/2)))
 	def(&o.Lease, command.SessionLease)
 	def(&o.Keepalive, command.SessionKeepalive)
 	if o.Log == nil {
