@@ -63,6 +63,11 @@ func newArena(t *testing.T, auth Auth) *arena {
 	a.agents[victim] = a.start("agent "+victim, a.agent.Run)
 	a.mu.Unlock()
 	must(t, a.WaitDevice(t.Context(), victim))
+	select { // it answers pings a moment before it knows the time
+	case <-a.agent.Ready():
+	case <-time.After(patience):
+		t.Fatal("the agent does not get ready")
+	}
 	a.ops = a.person(t, access.Ops, access.RoleOps)
 	if auth == Callout {
 		a.device = a.signIn(t, "", a.mint(t, deviceUser(hostile), issuer.MintOptions{}), command.DeviceInboxPrefix(hostile))
