@@ -155,6 +155,7 @@ func commands(a *app) []*cobra.Command {
 		newAuditCommand(a),
 		newLabelCommand(a),
 		newProvisionCommand(a),
+		newBrokerCommand(a),
 		newClusterCommand(a),
 		newBenchCommand(a),
 		newVersionCommand(a),

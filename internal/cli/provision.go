@@ -6,9 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
-	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -109,10 +107,9 @@ func (p *provisionCommand) run(ctx context.Context) error {
 }
 
 func (p *provisionCommand) writeConfig() error {
-	host, portText, err := net.SplitHostPort(p.listen)
-	port, err2 := strconv.Atoi(portText)
-	if err != nil || err2 != nil || port < 1 || port > 65535 {
-		return rejected("--listen %q is not host:port", p.listen)
+	host, port, err := hostPort("listen", p.listen)
+	if err != nil {
+		return err
 	}
 	cfg := broker.Config{
 		ServerName: p.serverName, Host: host, Port: port, StoreDir: p.storeDir, SystemPassword: p.passwords(),
