@@ -27,6 +27,11 @@ type Component struct {
 	// with rights, before its Pod is made. What is not in the namespace stays when the
 	// namespace goes. nil: nothing.
 	Prepare func(ctx context.Context, cluster *rest.Config, site Site) error
+	// Roles are what the component may do in the fleet, "fleet-controller" for example.
+	// Its Pod runs as a ServiceAccount of the component's name, which Prepare makes; in
+	// callout mode that ServiceAccount has the roles, by the cluster's own issuer, and
+	// its token is where credentials of type kubernetes look for it. Empty: none.
+	Roles []string
 	// Edit changes the Pod before it is made, for example its ServiceAccount. nil: no.
 	Edit func(*corev1.PodSpec)
 }
@@ -65,5 +70,15 @@ func (s *Stack) startComponent(ctx context.Context, c Component) error {
 		}
 	}
 	files["ca.pem"] = s.authority.pem
-	return s.createPart(ctx, part{name: c.Name, image: s.images[c.Program.Name], args: c.Args, files: files, edit: c.Edit})
+	return s.createPart(ctx, part{name: c.Name, image: s.images[c.Program.Name], args: c.Args, files: files, edit: func(spec *corev1.PodSpec) {
+		if len(c.Roles) > 0 {
+			spec.ServiceAccountName = c.Name
+			if s.opts.AuthMode == Callout {
+				signsIn(spec)
+			}
+		}
+		if c.Edit != nil {
+			c.Edit(spec)
+		}
+	}})
 }

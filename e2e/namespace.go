@@ -107,7 +107,7 @@ func deleteNamespace(ctx context.Context, kube kubernetes.Interface, name string
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("delete the Pods of namespace %s: %w", name, err)
 	}
-	return nil
+	return releaseDeployments(ctx, kube, name)
 }
 
 // sweep deletes the namespaces of runs that were killed, never one of a run that
@@ -121,7 +121,16 @@ func sweep(ctx context.Context, kube kubernetes.Interface, log *slog.Logger) {
 	}
 	var wg sync.WaitGroup
 	for _, ns := range list.Items {
-		if ns.DeletionTimestamp != nil || !orphaned(ns.Annotations, time.Now(), processGone) {
+		if !orphaned(ns.Annotations, time.Now(), processGone) {
+			continue
+		}
+		if ns.DeletionTimestamp != nil {
+			// Its process may have been killed between the one and the other.
+			wg.Go(func() {
+				if err := releaseDeployments(ctx, kube, ns.Name); err != nil {
+					log.Warn("Deployments of a killed run were not released", "error", err)
+				}
+			})
 			continue
 		}
 		wg.Go(func() {

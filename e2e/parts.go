@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/pelletier/go-toml/v2"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/harmony-fleet/fleet/e2e/image"
 	"github.com/harmony-fleet/fleet/internal/access"
@@ -100,7 +101,8 @@ func (s *Stack) natsPart() (part, error) {
 	}, nil
 }
 
-func (s *Stack) calloutPart() (part, error) {
+// calloutPart is the callout. cluster is the cluster's own issuer, or nil.
+func (s *Stack) calloutPart(cluster map[string]any) (part, error) {
 	iss := map[string]any{
 		"url": s.identity.url, "audience": s.identity.projectID, "project_id": s.identity.projectID,
 		"roles": access.Roles(), "devices": "*-" + s.Namespace,
@@ -113,6 +115,11 @@ func (s *Stack) calloutPart() (part, error) {
 		files["issuer-ca.pem"] = s.identity.ca
 		iss["ca_file"] = filesDir + "/issuer-ca.pem"
 	}
+	issuers := []any{iss}
+	var edit func(*corev1.PodSpec)
+	if cluster != nil {
+		issuers, edit = append(issuers, cluster), callsCluster
+	}
 	text, err := toml.Marshal(map[string]any{
 		"listen": fmt.Sprintf(":%d", calloutPort),
 		"nats": map[string]any{
@@ -122,14 +129,14 @@ func (s *Stack) calloutPart() (part, error) {
 		"signing": map[string]any{
 			"issuer_seed_file": filesDir + "/" + callout.IssuerSeedFile, "xkey_seed_file": filesDir + "/" + callout.XKeySeedFile,
 		},
-		"issuers": []any{iss},
+		"issuers": issuers,
 	})
 	if err != nil {
 		return part{}, fmt.Errorf("configuration of the callout: %w", err)
 	}
 	files["fleet-callout.toml"] = text
 	return part{
-		name: partCallout, image: s.images[programCallout.Name], args: []string{"--config", filesDir + "/fleet-callout.toml"}, files: files,
+		name: partCallout, image: s.images[programCallout.Name], args: []string{"--config", filesDir + "/fleet-callout.toml"}, files: files, edit: edit,
 	}, nil
 }
 

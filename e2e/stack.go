@@ -247,7 +247,11 @@ func (s *Stack) startBroker(ctx context.Context) error {
 }
 
 func (s *Stack) startCallout(ctx context.Context) error {
-	p, err := s.calloutPart()
+	cluster, err := s.clusterIssuer(ctx)
+	if err != nil {
+		return err
+	}
+	p, err := s.calloutPart(cluster)
 	if err != nil {
 		return err
 	}
