@@ -55,31 +55,30 @@ type feed struct {
 	prefix  string // of the subjects; the device id follows
 	headers bool   // only the headers are wanted
 	take    func(message)
-	sweep   func(part int, epoch uint64)
+	m       *Mirror
 
 	created time.Time // of the stream that cursor speaks of
 	cursor  uint64    // the sequence of the last message that was taken
 	epoch   atomic.Uint64
 
-	caughtUp atomic.Bool
+	caughtUp atomic.Bool   // everything that was stored when the consumer was made was taken
 	pending  atomic.Uint64 // how many the broker holds that were not taken
 }
 
 func (m *Mirror) newFeeds() []*feed {
 	return []*feed{
-		{part: partStatus, stream: access.StreamStatus, prefix: command.StatusSubject(""), take: m.takeStatus, sweep: m.sweep},
-		{part: partHeartbeat, stream: access.StreamHeartbeat, prefix: command.HeartbeatSubject(""), headers: true, take: m.takeHeartbeat, sweep: m.sweep},
-		{part: partDocument, stream: access.KVStream(command.DesiredStateBucket), prefix: command.DesiredStateSubject(""), take: m.takeDocument, sweep: m.sweep},
-		{part: partLabels, stream: access.KVStream(command.DeviceLabelsBucket), prefix: command.DeviceLabelsSubject(""), take: m.takeLabels, sweep: m.sweep},
+		{part: partStatus, stream: access.StreamStatus, prefix: command.StatusSubject(""), take: m.takeStatus, m: m},
+		{part: partHeartbeat, stream: access.StreamHeartbeat, prefix: command.HeartbeatSubject(""), headers: true, take: m.takeHeartbeat, m: m},
+		{part: partDocument, stream: access.KVStream(command.DesiredStateBucket), prefix: command.DesiredStateSubject(""), take: m.takeDocument, m: m},
+		{part: partLabels, stream: access.KVStream(command.DeviceLabelsBucket), prefix: command.DeviceLabelsSubject(""), take: m.takeLabels, m: m},
 	}
 }
 
 // errGap: a message is missing between two that arrived.
 var errGap = errors.New("messages were lost on the way; reading again")
 
-// follow takes the messages of the stream until something fails. caughtUp is called
-// the first time in a session that nothing more is stored.
-func (f *feed) follow(ctx context.Context, js jetstream.JetStream, caughtUp func()) error {
+// follow takes the messages of the stream until something fails.
+func (f *feed) follow(ctx context.Context, js jetstream.JetStream) error {
 	asked, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	stream, err := js.Stream(asked, f.stream)
@@ -119,7 +118,7 @@ func (f *feed) follow(ctx context.Context, js jetstream.JetStream, caughtUp func
 		return fmt.Errorf("ask for messages: %w", err)
 	}
 	defer it.Stop()
-	f.progress(consumer.CachedInfo().NumPending, caughtUp)
+	f.progress(consumer.CachedInfo().NumPending)
 	for delivered := uint64(1); ; delivered++ {
 		msg, err := it.Next(jetstream.NextContext(ctx))
 		if err != nil {
@@ -142,14 +141,16 @@ func (f *feed) follow(ctx context.Context, js jetstream.JetStream, caughtUp func
 		if f.cursor >= info.State.LastSeq && !f.caughtUp.Load() {
 			pending = 0
 		}
-		f.progress(pending, caughtUp)
+		f.progress(pending)
 	}
 }
 
-func (f *feed) progress(pending uint64, caughtUp func()) {
+// progress keeps how much is left, and says when for the first time nothing is.
+func (f *feed) progress(pending uint64) {
 	f.pending.Store(pending)
-	if pending == 0 && f.caughtUp.CompareAndSwap(false, true) {
-		f.sweep(f.part, f.epoch.Load())
-		caughtUp()
+	if pending == 0 && !f.caughtUp.Load() {
+		f.m.sweep(f.part, f.epoch.Load())
+		f.caughtUp.Store(true)
+		f.m.setCurrent()
 	}
 }

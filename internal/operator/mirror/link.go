@@ -27,55 +27,46 @@ var errNotConnected = errors.New("not connected to the broker")
 func (m *Mirror) Start(ctx context.Context) error {
 	var running sync.WaitGroup
 	defer running.Wait()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	running.Go(func() { m.runTimers(ctx) })
 
 	status := m.nc.StatusChanged(nats.CONNECTED, nats.RECONNECTING, nats.DISCONNECTED, nats.CLOSED)
 	defer m.nc.RemoveStatusListener(status)
 	tick := time.NewTicker(linkCheck)
 	defer tick.Stop()
-	awayTimer := time.AfterFunc(m.opts.AwayAfter, m.setAway)
-	defer awayTimer.Stop()
-	for first := true; ; first = false {
-		for !m.nc.IsConnected() {
-			m.setBehind(errNotConnected)
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-status:
-			case <-tick.C:
-			}
+	pause := func() {
+		select {
+		case <-ctx.Done():
+		case <-status:
+		case <-tick.C: // the library drops what it has to tell while nobody listens
 		}
-		if !first {
-			m.grantGrace()
+	}
+	for ctx.Err() == nil {
+		m.setBehind(errNotConnected)
+		for ctx.Err() == nil && !m.nc.IsConnected() {
+			pause()
 		}
 		connects := m.nc.Stats().Reconnects
 		session, end := context.WithCancel(ctx)
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			m.session(session, func() { awayTimer.Stop() })
+			m.session(session)
 		}()
 		for ctx.Err() == nil && m.nc.IsConnected() && m.nc.Stats().Reconnects == connects {
-			select {
-			case <-ctx.Done():
-			case <-status:
-			case <-tick.C:
-			}
+			pause()
 		}
 		end()
 		<-done
-		if ctx.Err() != nil {
-			return nil
-		}
-		m.setBehind(errNotConnected)
-		awayTimer.Reset(m.opts.AwayAfter)
 	}
+	m.setBehind(errors.New("stopped"))
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.awayTimer.Stop()
+	return nil
 }
 
 // session follows every stream over one connection until ctx ends.
-func (m *Mirror) session(ctx context.Context, onCurrent func()) {
+func (m *Mirror) session(ctx context.Context) {
 	m.insist(ctx, "ask the broker for its time", func() error { _, err := m.clock.Sync(ctx, m.nc); return err })
 	if m.opts.Prepare != nil {
 		m.insist(ctx, "prepare the broker", func() error { return m.opts.Prepare(ctx, m.nc) })
@@ -87,24 +78,14 @@ func (m *Mirror) session(ctx context.Context, onCurrent func()) {
 	}
 	var all sync.WaitGroup
 	defer all.Wait()
-	behind := make(chan struct{}, len(m.feeds))
 	for _, f := range m.feeds {
-		f.caughtUp.Store(false)
 		all.Go(func() {
 			m.insist(ctx, "follow the stream "+f.stream, func() error {
-				return f.follow(ctx, js, func() { behind <- struct{}{} })
+				defer f.caughtUp.Store(false)
+				return f.follow(ctx, js)
 			})
 		})
 	}
-	for range m.feeds {
-		select {
-		case <-ctx.Done():
-			return
-		case <-behind:
-		}
-	}
-	onCurrent()
-	m.setCurrent()
 	tick := time.NewTicker(clockSync)
 	defer tick.Stop()
 	for {
@@ -129,7 +110,7 @@ func (m *Mirror) insist(ctx context.Context, what string, try func() error) {
 		if err == nil || ctx.Err() != nil {
 			return
 		}
-		m.setFault(fmt.Errorf("%s: %w", what, err))
+		m.setBehind(fmt.Errorf("%s: %w", what, err))
 		if err.Error() != last {
 			last = err.Error()
 			m.log.Warn("cannot "+what+"; trying on", "error", err)
@@ -143,14 +124,5 @@ func (m *Mirror) insist(ctx context.Context, what string, try func() error) {
 		case <-time.After(pause):
 		}
 		pause = min(2*pause, lastRetry)
-	}
-}
-
-// setFault says why the mirror is not current, where it is not.
-func (m *Mirror) setFault(err error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if !m.current {
-		m.fault = err
 	}
 }

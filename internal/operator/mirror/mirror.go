@@ -5,6 +5,7 @@ import (
 	"errors"
 	"iter"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,8 +44,7 @@ type Mirror struct {
 	clock brokertime.Clock
 	feeds []*feed
 
-	synced   chan struct{}
-	syncOnce sync.Once
+	synced chan struct{}
 
 	written, conflicts atomic.Uint64
 	unreadable         [partCount]atomic.Uint64
@@ -56,10 +56,11 @@ type Mirror struct {
 	timers  timerHeap
 	wake    chan struct{} // holds a token when the first of timers may have changed
 
-	current  bool          // connected, and everything that is stored was read
-	away     bool          // not current for AwayAfter
-	fault    error         // why it is not current
-	graceEnd time.Duration // on the monotonic clock: until then no device is lost
+	current   bool          // connected, and everything that is stored was read
+	fault     error         // why it is not current
+	away      bool          // not current for AwayAfter
+	awayTimer *time.Timer   // sets away
+	graceEnd  time.Duration // on the monotonic clock: until then no device is lost
 }
 
 // entry is a device with what only the mirror needs.
@@ -197,16 +198,29 @@ func (m *Mirror) notifyAll() {
 	}
 }
 
-// setCurrent says that the mirror has all that the broker has.
+// setCurrent says that the mirror has all that the broker has, if every feed says so.
 func (m *Mirror) setCurrent() {
 	m.mu.Lock()
-	wasAway := m.away
-	m.current, m.away, m.fault = true, false, nil
-	if wasAway {
+	defer m.mu.Unlock()
+	// Looked at under the lock: a feed that breaks off says so of itself first, and
+	// then of the mirror, with the lock.
+	if m.current || slices.ContainsFunc(m.feeds, func(f *feed) bool { return !f.caughtUp.Load() }) {
+		return
+	}
+	m.awayTimer.Stop()
+	if m.away {
+		m.away = false
 		m.notifyAll()
 	}
-	m.mu.Unlock()
-	m.syncOnce.Do(func() { close(m.synced) })
+	m.current, m.fault = true, nil
+	select {
+	case <-m.synced:
+		// Devices could not be heard meanwhile, or could not connect: each has the time to
+		// be heard again. It is not so at the start, when what is stored is all there is.
+		m.graceEnd = monotonic() + m.opts.HeartbeatTimeout
+	default:
+		close(m.synced)
+	}
 	m.wakeTimers()
 }
 
@@ -214,7 +228,11 @@ func (m *Mirror) setCurrent() {
 func (m *Mirror) setBehind(why error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.current, m.fault = false, why
+	m.fault = why
+	if m.current || m.awayTimer == nil {
+		m.current = false
+		m.awayTimer = time.AfterFunc(m.opts.AwayAfter, m.setAway)
+	}
 }
 
 func (m *Mirror) setAway() {

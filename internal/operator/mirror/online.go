@@ -95,14 +95,6 @@ var processStart = time.Now()
 // monotonic is a clock that nobody sets.
 func monotonic() time.Duration { return time.Since(processStart) }
 
-// grantGrace gives every device that is online the time to be heard again after the
-// connection to the broker was away.
-func (m *Mirror) grantGrace() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.graceEnd = monotonic() + m.opts.HeartbeatTimeout
-}
-
 // timer is when a device is to be looked at. One that is not at the entry's due time
 // is stale.
 type timer struct {
