@@ -76,7 +76,7 @@ func (m *Mirror) PutLabels(ctx context.Context, id string, expected uint64, labe
 	if err != nil {
 		return 0, err
 	}
-	m.update(id, func(e *entry, d *Device) bool { return e.takeLabels(d, revision, maps.Clone(labels)) })
+	m.update(id, func(e *entry, d *Device) bool { return e.takeLabels(d, revision, maps.Clone(labels), "") })
 	return revision, nil
 }
 
