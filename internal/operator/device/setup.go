@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
@@ -117,4 +118,15 @@ func (r *Reconciler) addObjects(ctx context.Context, q queue) error {
 		q.Add(reconcile.Request{NamespacedName: types.NamespacedName{Name: list.Items[i].Name}})
 	}
 	return nil
+}
+
+var descForeign = prometheus.NewDesc("fleet_operator_foreign_devices",
+	"Devices that report and whose Device object is not this operator's.", nil, nil)
+
+// Describe is for Prometheus.
+func (r *Reconciler) Describe(ch chan<- *prometheus.Desc) { ch <- descForeign }
+
+// Collect is for Prometheus: a reconciler is registered as a collector.
+func (r *Reconciler) Collect(ch chan<- prometheus.Metric) {
+	ch <- prometheus.MustNewConstMetric(descForeign, prometheus.GaugeValue, float64(r.Foreign()))
 }

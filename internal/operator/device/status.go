@@ -96,10 +96,10 @@ func truth(b bool) metav1.ConditionStatus {
 func (r *Reconciler) tellOnline(object *v1alpha1.Device, before, now []metav1.Condition) {
 	was, is := meta.FindStatusCondition(before, v1alpha1.DeviceOnline), meta.FindStatusCondition(now, v1alpha1.DeviceOnline)
 	switch {
-	case is == nil || was != nil && was.Status == is.Status:
-	case is.Status == metav1.ConditionTrue && (was == nil || was.Status != metav1.ConditionUnknown):
+	case is == nil || was == nil || was.Status == is.Status: // the first is told as its registration
+	case is.Status == metav1.ConditionTrue && was.Status == metav1.ConditionFalse:
 		r.Events.Event(object, corev1.EventTypeNormal, EventOnline, is.Message)
-	case is.Status == metav1.ConditionFalse && was != nil:
+	case is.Status == metav1.ConditionFalse:
 		r.Events.Event(object, corev1.EventTypeWarning, EventOffline, is.Message)
 	}
 }

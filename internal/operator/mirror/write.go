@@ -84,6 +84,10 @@ func (m *Mirror) write(ctx context.Context, id, what string, msg *nats.Msg, expe
 	if err := command.CheckDeviceID(id); err != nil {
 		return 0, err
 	}
+	if !m.nc.IsConnected() {
+		// The library would keep it and write it when the broker is back.
+		return 0, fmt.Errorf("write the %s of %s: %w", what, id, errNotConnected)
+	}
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	js, err := jetstream.New(m.nc)
