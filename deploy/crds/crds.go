@@ -1,10 +1,13 @@
-// Package crds holds the definitions of Device and Deployment, as api/v1alpha1
-// generates them.
+// Package crds has the definitions of the fleet's resources as they are installed:
+//
+//	kubectl apply --server-side -f deploy/crds
+//
+// They are generated from package api/v1alpha1 by `go generate ./api/...`.
 package crds
 
 import "embed"
 
-// Files has one file for each definition.
+// Files are the definitions, one YAML file for each.
 //
 //go:embed *.yaml
 var Files embed.FS
