@@ -96,7 +96,7 @@ func grant(ctx context.Context, kube kubernetes.Interface, ns *corev1.Namespace)
 			return err
 		},
 		func() error {
-			_, err := api.ClusterRoles().Create(ctx, &rbacv1.ClusterRole{ObjectMeta: owned, Rules: rbac.Cluster()}, metav1.CreateOptions{})
+			_, err := api.ClusterRoles().Create(ctx, &rbacv1.ClusterRole{ObjectMeta: owned, Rules: rbac.Cluster(ns.Name)}, metav1.CreateOptions{})
 			return err
 		},
 		func() error {
@@ -104,13 +104,20 @@ func grant(ctx context.Context, kube kubernetes.Interface, ns *corev1.Namespace)
 			return err
 		},
 	}
-	for name, rules := range map[string][]rbacv1.PolicyRule{own: rbac.Own(), deployments: rbac.Deployments()} {
-		meta := metav1.ObjectMeta{Name: name}
+	for _, role := range []struct {
+		namespace string
+		meta      metav1.ObjectMeta
+		rules     []rbacv1.PolicyRule
+	}{
+		{ns.Name, metav1.ObjectMeta{Name: own}, rbac.Own()},
+		{ns.Name, metav1.ObjectMeta{Name: deployments}, rbac.Deployments()},
+		{metav1.NamespaceDefault, owned, rbac.Default()},
+	} {
 		calls = append(calls, func() error {
-			_, err := api.Roles(ns.Name).Create(ctx, &rbacv1.Role{ObjectMeta: meta, Rules: rules}, metav1.CreateOptions{})
+			_, err := api.Roles(role.namespace).Create(ctx, &rbacv1.Role{ObjectMeta: role.meta, Rules: role.rules}, metav1.CreateOptions{})
 			return err
 		}, func() error {
-			_, err := api.RoleBindings(ns.Name).Create(ctx, &rbacv1.RoleBinding{ObjectMeta: meta, RoleRef: ref("Role", name), Subjects: subjects}, metav1.CreateOptions{})
+			_, err := api.RoleBindings(role.namespace).Create(ctx, &rbacv1.RoleBinding{ObjectMeta: role.meta, RoleRef: ref("Role", role.meta.Name), Subjects: subjects}, metav1.CreateOptions{})
 			return err
 		})
 	}

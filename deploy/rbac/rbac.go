@@ -13,10 +13,21 @@ import (
 //go:embed *.yaml
 var files embed.FS
 
-// Cluster are the rules that hold in the whole cluster, Own those in the operator's
-// namespace, and Deployments those in each namespace whose Deployments it carries out.
-func Cluster() []rbacv1.PolicyRule     { return rules("cluster.yaml") }
-func Own() []rbacv1.PolicyRule         { return rules("own.yaml") }
+// Cluster are the rules that hold in the whole cluster, for an operator of that
+// namespace.
+func Cluster(namespace string) []rbacv1.PolicyRule {
+	return append(rules("cluster.yaml"), rbacv1.PolicyRule{
+		APIGroups: []string{""}, Resources: []string{"namespaces"}, ResourceNames: []string{namespace}, Verbs: []string{"get"},
+	})
+}
+
+// Own are the rules in the operator's namespace.
+func Own() []rbacv1.PolicyRule { return rules("own.yaml") }
+
+// Default are the rules in the namespace "default".
+func Default() []rbacv1.PolicyRule { return rules("default.yaml") }
+
+// Deployments are the rules in each namespace whose Deployments are carried out.
 func Deployments() []rbacv1.PolicyRule { return rules("deployments.yaml") }
 
 func rules(name string) (list []rbacv1.PolicyRule) {

@@ -289,7 +289,7 @@ func TestConfigurationsAreValid(t *testing.T) {
 					case "fleet-callout.toml":
 						checkCallout(t, content, text)
 					case "fleet-operator.toml":
-						checkOperator(t, content)
+						checkOperator(t, content, text)
 					default:
 						t.Errorf("unknown file %s", file)
 					}
