@@ -10,11 +10,11 @@ import (
 	"github.com/harmony-fleet/fleet/command"
 )
 
-// phaseTimeout and phaseConflict stand in v1alpha1.DeviceFailure for what a device
+// PhaseTimeout and PhaseConflict stand in v1alpha1.DeviceFailure for what a device
 // does not say itself.
 const (
-	phaseTimeout  = "timeout"
-	phaseConflict = "conflict"
+	PhaseTimeout  = "timeout"
+	PhaseConflict = "conflict"
 )
 
 // Plan decides.
@@ -79,7 +79,7 @@ func (d *Device) failure(now time.Time, deadline time.Duration) (phase, message 
 	default:
 		message += ": " + string(d.Phase)
 	}
-	return phaseTimeout, message
+	return PhaseTimeout, message
 }
 
 // count adds the device to the counts and failures.
@@ -111,7 +111,7 @@ func (o *Output) count(in *Input, d *Device) {
 		}
 	}
 	if phase == "" && d.Conflict != "" && !d.Updated {
-		phase, message = phaseConflict, d.Conflict
+		phase, message = PhaseConflict, d.Conflict
 	}
 	if phase != "" && len(o.Failures) < maxFailures {
 		o.Failures = append(o.Failures, v1alpha1.DeviceFailure{Device: d.ID, Phase: phase, Message: message})
@@ -131,7 +131,7 @@ func (o *Output) judge(threshold, batch int) string {
 	}
 	why := fmt.Sprintf("%d of the %d devices that are through failed; %d %% have to succeed", o.Missed, through, threshold)
 	for _, f := range o.Failures {
-		if f.Phase != phaseConflict {
+		if f.Phase != PhaseConflict {
 			return why + fmt.Sprintf("; %s: %s: %s", f.Device, f.Phase, f.Message)
 		}
 	}
