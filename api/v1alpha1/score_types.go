@@ -1,9 +1,6 @@
 package v1alpha1
 
-import (
-	"encoding/json"
-	"fmt"
-)
+import "encoding/json"
 
 // Score is what runs on a device: a type, and data that the type defines. An agent
 // rejects a type that it does not know.
@@ -25,8 +22,9 @@ type Score struct {
 // ScoreData is the data of a score. Its fields are those of PodmanV0; for other
 // types everything is kept as it was written.
 //
+// Its JSON is read and written in score_json.go.
+//
 // +kubebuilder:object:generate=true
-// +kubebuilder:validation:Type=object
 type ScoreData struct {
 	// Services are the containers of PodmanV0, started in this order and removed in
 	// reverse.
@@ -40,28 +38,6 @@ type ScoreData struct {
 	// raw is the object as it was read, with the fields that this version does not
 	// know; nil where the value was made in Go.
 	raw json.RawMessage `json:"-"`
-}
-
-// UnmarshalJSON keeps what it reads beside the fields that it knows.
-func (d *ScoreData) UnmarshalJSON(data []byte) error {
-	type plain ScoreData
-	var p plain
-	if err := json.Unmarshal(data, &p); err != nil {
-		return fmt.Errorf("data: %w", err)
-	}
-	*d = ScoreData(p)
-	d.raw = append(json.RawMessage(nil), data...)
-	return nil
-}
-
-// MarshalJSON gives what was read, or the fields where the value was made in Go. To
-// change a value that was read, make a new one of its fields.
-func (d ScoreData) MarshalJSON() ([]byte, error) {
-	if d.raw != nil {
-		return d.raw, nil
-	}
-	type plain ScoreData
-	return json.Marshal(plain(d))
 }
 
 // Service is one container, as the agent's document has it; docs/agent.md explains

@@ -50,6 +50,19 @@ func build(ctx context.Context, o Options) (binaries, error) {
 	return binaries{kube: filepath.Join(entry, "kube"), pause: filepath.Join(entry, "pause")}, err
 }
 
+// KubeBinary returns the program that is every component of the control plane: its
+// first argument names the one that it becomes (etcd, kube-apiserver, …). It is built
+// first unless the cache has it, which takes minutes. Only CacheDir, Source and
+// Progress of o count. It is for who needs an API server and no node.
+func KubeBinary(ctx context.Context, o Options) (string, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return "", err
+	}
+	b, err := build(ctx, o)
+	return b.kube, err
+}
+
 // buildKubectl returns the path of kubectl, built the first time it is asked for.
 func buildKubectl(ctx context.Context, o Options) (string, error) {
 	const notice = "building kubectl " + kubernetesVersion + ", once; this takes a minute or two"

@@ -23,6 +23,9 @@ var errNotHere = errors.New("the local cluster needs Linux, and this is " + runt
 // New returns a provider whose methods fail.
 func New(Options) *Provider { return &Provider{} }
 
+// KubeBinary fails.
+func KubeBinary(context.Context, Options) (string, error) { return "", errNotHere }
+
 // Name is "local".
 func (*Provider) Name() string { return "local" }
 

@@ -1,0 +1,167 @@
+package kubetest
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"time"
+
+	"k8s.io/client-go/rest"
+)
+
+// process is a component that runs until it is killed, or the test is.
+type process struct {
+	cmd    *exec.Cmd
+	output tail
+	ended  chan struct{}
+}
+
+// tail keeps the last of what a component writes.
+type tail struct {
+	mu sync.Mutex
+	b  []byte
+}
+
+const tailSize = 16 << 10
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.b = append(t.b, p...)
+	if extra := len(t.b) - tailSize; extra > 0 {
+		t.b = t.b[extra:]
+	}
+	return len(p), nil
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return string(bytes.TrimSpace(t.b))
+}
+
+func (s *Server) command(component string, args ...string) *exec.Cmd {
+	cmd := exec.Command(s.kube, append([]string{component}, args...)...)
+	cmd.Dir = s.dir
+	cmd.Env = []string{"PATH=/usr/bin:/bin", "HOME=" + s.dir, "GOGC=200"}
+	return cmd
+}
+
+func run(cmd *exec.Cmd) (*process, error) {
+	p := &process{cmd: cmd, ended: make(chan struct{})}
+	cmd.Stdout, cmd.Stderr = &p.output, &p.output
+	endWithParent(cmd)
+	started := make(chan error)
+	go func() {
+		defer close(p.ended)
+		// That it ends with its parent is counted by the thread that started it.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait() // killed, as a rule
+		}
+	}()
+	if err := <-started; err != nil {
+		<-p.ended
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill() // it may have ended by itself
+	<-p.ended
+}
+
+// awaitReady returns when the API server says that it is ready.
+func (s *Server) awaitReady(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	client, err := rest.HTTPClientFor(s.Config())
+	if err != nil {
+		return err
+	}
+	defer client.CloseIdleConnections()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url("https", 0)+"/readyz", nil)
+		if err != nil {
+			return err
+		}
+		if response, err := client.Do(request); err == nil {
+			response.Body.Close()
+			if response.StatusCode == http.StatusOK {
+				return nil
+			}
+		}
+		select {
+		case <-s.api.ended:
+			return fmt.Errorf("kube-apiserver ended: %s", &s.api.output)
+		case <-s.etcd.ended:
+			return fmt.Errorf("etcd ended: %s", &s.etcd.output)
+		case <-ctx.Done():
+			return fmt.Errorf("the API server is not ready: %w: %s", context.Cause(ctx), &s.api.output)
+		case <-tick.C:
+		}
+	}
+}
+
+func freePorts() (ports [3]int, err error) {
+	for i := range ports {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return ports, err
+		}
+		defer l.Close() // all at once, so that they differ
+		ports[i] = l.Addr().(*net.TCPAddr).Port
+	}
+	return ports, nil
+}
+
+// writeFiles makes what the API server reads: a certificate that is its own
+// authority, its key, which signs ServiceAccount tokens too, and the administrator's
+// token.
+func (s *Server) writeFiles() error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "kubetest"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour), IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	cert, certErr := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	keyDER, keyErr := x509.MarshalPKCS8PrivateKey(key)
+	if err := errors.Join(certErr, keyErr); err != nil {
+		return err
+	}
+	for path, content := range map[string][]byte{
+		s.cert:                             pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}),
+		filepath.Join(s.dir, "server.key"): pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}),
+		filepath.Join(s.dir, "tokens.csv"): []byte(s.token + ",admin,admin,system:masters\n"),
+	} {
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
