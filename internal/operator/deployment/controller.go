@@ -10,6 +10,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -48,13 +49,16 @@ type Options struct {
 const (
 	// settle is how long the changes of devices are collected for one pass.
 	settle = 50 * time.Millisecond
-	// rest is how many times the duration of a pass lies between it and the next: a
+	// idle is how many times the duration of a pass lies between it and the next: a
 	// pass looks at every device.
-	rest = 8
+	idle = 8
 	// awayAgain is when a Deployment is looked at again while the broker is away.
 	awayAgain = time.Second
 	// writeAgain is when it is after a write that failed.
 	writeAgain = 200 * time.Millisecond
+	// faultMin and faultMax are the pauses after passes that failed in a row: an API
+	// server that was away is to find the operator at work soon after.
+	faultMin, faultMax = 50 * time.Millisecond, 5 * time.Second
 	// passTime bounds one pass; what is left is for the next.
 	passTime = 30 * time.Second
 )
@@ -102,7 +106,10 @@ func Add(mgr manager.Manager, o Options) error {
 	return ctrl.NewControllerManagedBy(mgr).Named("deployment").
 		Watches(&v1alpha1.Deployment{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(acted)).
 		WatchesRawSource(source.Func(r.index.connect)).
-		WithOptions(controller.Options{MaxConcurrentReconciles: o.Passes, SkipNameValidation: &o.SkipNameValidation}).
+		WithOptions(controller.Options{
+			MaxConcurrentReconciles: o.Passes, SkipNameValidation: &o.SkipNameValidation,
+			RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[ctrl.Request](faultMin, faultMax),
+		}).
 		Complete(r)
 }
 
@@ -159,12 +166,15 @@ func (r *reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 	result, err := r.pass(ctx, req.NamespacedName, st)
 	end := time.Now()
-	st.rested = end.Add(min(rest*end.Sub(begin), time.Second))
+	st.rested = end.Add(min(idle*end.Sub(begin), time.Second))
 	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
 		// The cache is behind: it is about to say so.
 		return ctrl.Result{RequeueAfter: settle}, nil
 	}
-	return result, err
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	return result, nil
 }
 
 func (r *reconciler) pass(ctx context.Context, key types.NamespacedName, st *state) (ctrl.Result, error) {
