@@ -113,6 +113,9 @@ func (w *world) operatorAs(config *rest.Config, log *slog.Logger) {
 // leave takes devices offline, as the operator sees it.
 func (w *world) leave(ids ...string) {
 	w.t.Helper()
+	for _, id := range ids {
+		w.wait("online: "+id, func() bool { d, ok := w.mirror.Device(id); return ok && d.Online })
+	}
 	w.fleet.Leave(ids...)
 	for _, id := range ids {
 		w.wait("offline: "+id, func() bool {
