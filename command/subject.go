@@ -16,6 +16,8 @@ const (
 	seenPrefix      = "fleet.seen"
 )
 
+const connectionPrefix = "fleet-agent "
+
 // DesiredStateBucket is the KV bucket of the desired-state documents; its key
 // is the device id.
 const DesiredStateBucket = "desired-state"
@@ -52,6 +54,11 @@ func HeartbeatSubject(device string) string { return heartbeatPrefix + "." + dev
 // with another instance means that a second agent uses the id. Devices may
 // subscribe to it and not publish it.
 func SeenSubject(device string) string { return seenPrefix + "." + device }
+
+// ConnectionName is the name that the agent of a device gives its connections in
+// CONNECT: "fleet-agent vm-device-00". By it the broker's event of a connection's end
+// is known for the device's; the auth callout refuses a device under another's name.
+func ConnectionName(device string) string { return connectionPrefix + device }
 
 // AuditSubject is "fleet.audit.<device>.<verb>".
 func AuditSubject(device string, verb Verb) string {

@@ -18,7 +18,11 @@ const (
 // Subjects of the broker that permissions name.
 const (
 	// UserInfo answers with the connection's own user and the server's time.
-	UserInfo   = "$SYS.REQ.USER.INFO"
+	UserInfo = "$SYS.REQ.USER.INFO"
+	// Disconnected tells, in DATA, of each connection of FLEET that ends: the system
+	// account's event, which the broker's configuration brings there.
+	Disconnected = "fleet.disconnected"
+
 	directGet  = "$JS.API.DIRECT.GET."
 	streamInfo = "$JS.API.STREAM.INFO."
 )
@@ -162,7 +166,7 @@ func (p *Permissions) addData(r Role) {
 		// Streams and buckets are made and their changes followed by these; both own
 		// the whole of DATA.
 		p.Publish = append(p.Publish, "$JS.API.>", "$JS.ACK.>", "$KV.>", "$JS.FC.>")
-		p.Subscribe = append(p.Subscribe, "$KV.>", command.StatusSubject("*"), command.HeartbeatSubject("*"), "fleet.audit.>")
+		p.Subscribe = append(p.Subscribe, "$KV.>", command.StatusSubject("*"), command.HeartbeatSubject("*"), "fleet.audit.>", Disconnected)
 	}
 }
 

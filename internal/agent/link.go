@@ -43,7 +43,7 @@ func (a *Agent) dial(ctx context.Context) (*link, brokertime.Identity, error) {
 	l := &link{agent: a, drained: make(chan struct{})}
 	l.handling, l.cancel = context.WithCancel(context.Background())
 	cfg := a.opts.NATS
-	cfg.Name = "fleet-agent " + a.opts.DeviceID
+	cfg.Name = command.ConnectionName(a.opts.DeviceID)
 	cfg.InboxPrefix = command.DeviceInboxPrefix(a.opts.DeviceID)
 	cfg.Logger, cfg.Retry = a.log, false
 	cfg.Options = append(slices.Clone(cfg.Options),

@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/harmony-fleet/fleet/command"
+	"github.com/harmony-fleet/fleet/internal/access"
 	"github.com/harmony-fleet/fleet/internal/broker"
 	"github.com/harmony-fleet/fleet/internal/testwait"
 )
@@ -57,6 +58,7 @@ func newArena(t *testing.T, n int, v variant) *arena {
 		}
 	}
 	a.at = 0
+	a.watch(controller, access.Disconnected)
 	// What may be stolen, overwritten or lost.
 	ctl := a.as(controller)
 	must(t, ctl.Publish(command.DesiredStateSubject("d1"), []byte(`{"schema":1,"deployments":{}}`)))

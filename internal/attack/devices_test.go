@@ -6,6 +6,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/harmony-fleet/fleet/command"
+	"github.com/harmony-fleet/fleet/internal/access"
 	"github.com/harmony-fleet/fleet/internal/testwait"
 )
 
@@ -72,7 +73,7 @@ var deviceAttacks = []attack{
 		what: "publish status, heartbeat, audit, labels or seen heartbeats of another device", by: "device",
 		holds: "permission violation",
 		run: func(a *arena) {
-			for _, s := range append(reportSubjects(), "fleet.status.d1.x", "fleet.status", "fleet.audit.d1", "fleet.audit.d1.exec.x", command.SeenSubject("d1"), command.SeenSubject("d2")) {
+			for _, s := range append(reportSubjects(), "fleet.status.d1.x", "fleet.status", "fleet.audit.d1", "fleet.audit.d1.exec.x", access.Disconnected, command.SeenSubject("d1"), command.SeenSubject("d2")) {
 				a.refusedPublish(d1, message(s, "", nil, `{"schema":1}`))
 			}
 		},
@@ -152,7 +153,7 @@ var deviceAttacks = []attack{
 		run: func(a *arena) {
 			for _, h := range append(forgeries(), nil) {
 				a.send(d1, command.AuditSubject("d1", command.VerbExec), "", h, `{"schema":1,"device_id":"d2"}`)
-				a.readsTo(d1, append(append(reportSubjects(), command.AuditSubject("d2", command.VerbPing)), streamAPI()...))
+				a.readsTo(d1, append(append(reportSubjects(), command.AuditSubject("d2", command.VerbPing), access.Disconnected), streamAPI()...))
 			}
 		},
 	}, {
@@ -329,7 +330,7 @@ func (a *arena) refuseSystem(w who) {
 	a.t.Helper()
 	for _, s := range []string{
 		"$SYS.REQ.SERVER.PING", "$SYS.REQ.SERVER.PING.CONNZ", "$SYS.REQ.ACCOUNT.PING.CONNZ", "$SYS.REQ.ACCOUNT.OPS.CONNZ", "$SYS.REQ.USER.AUTH",
-		"$SYS.REQ.CLAIMS.LIST", "$SYS.ACCOUNT.FLEET.CONNECT", "$SYS.REQ.ACCOUNT.OPS.INFO", "$SYS.REQ.SERVER.x.KICK",
+		"$SYS.REQ.CLAIMS.LIST", "$SYS.ACCOUNT.FLEET.CONNECT", "$SYS.ACCOUNT.FLEET.DISCONNECT", "$SYS.REQ.ACCOUNT.OPS.INFO", "$SYS.REQ.SERVER.x.KICK",
 	} {
 		a.refusedPublish(w, message(s, w.inbox()+".x", nil, ""))
 	}

@@ -20,6 +20,7 @@ import (
 	"log/slog"
 	"net"
 	"net/url"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -168,6 +169,9 @@ func (c *Config) validate() error {
 	})
 	seen := map[string]bool{}
 	for _, name := range []string{c.Accounts.Ops, c.Accounts.Data, c.Accounts.Deploy, c.Accounts.Fleet, c.Accounts.Auth, c.Accounts.System} {
+		if name == "" || strings.ContainsAny(name, "*> \t") || slices.Contains(strings.Split(name, "."), "") {
+			fault("account name %q: it is part of subjects, and has no white space, wildcard or empty token", name)
+		}
 		if strings.HasPrefix(name, "$") {
 			fault("account name %q: names with '$' are the server's own", name)
 		}

@@ -261,6 +261,12 @@ func (c Config) accounts() map[string]accountConfig {
 	}
 
 	auth, system := accountConfig{}, accountConfig{}
+	// The end of a device's connection, for controllers. Nobody but the server
+	// publishes in the system account, and in DATA nobody may publish the subject.
+	gone := "$SYS.ACCOUNT." + names.Fleet + ".DISCONNECT"
+	system.Exports = append(system.Exports, exportConfig{Stream: gone, Accounts: []string{names.Data}})
+	data.Imports = append(data.Imports, importConfig{Stream: &remoteSubject{names.System, gone}, To: access.Disconnected})
+
 	if c.SystemPassword != "" {
 		system.Users = []userConfig{{User: UserSystem, Password: c.SystemPassword}}
 	}

@@ -156,6 +156,8 @@ func TestBadConfigurationIsRefusedByName(t *testing.T) {
 		{"half of TLS", func(c *Config) { c.TLS = &TLS{CertFile: "x"} }, "certificate file and a key file"},
 		{"clients verified by nothing", func(c *Config) { c.TLS = &TLS{CertFile: "x", KeyFile: "y", VerifyClients: true} }, "CA file"},
 		{"one account name twice", func(c *Config) { c.Accounts.Ops = "DATA" }, `"DATA" is used twice`},
+		{"an account named with a wildcard", func(c *Config) { c.Accounts.Fleet = "T1.*" }, `"T1.*"`},
+		{"an account named with an empty token", func(c *Config) { c.Accounts.Fleet = "T1." }, `"T1."`},
 		{"an account named as the server's own", func(c *Config) { c.Accounts.Ops = "$G" }, `"$G"`},
 		{"open cluster", func(c *Config) { c.Host, c.Cluster = "0.0.0.0", &Cluster{Name: "c", Port: 1} }, "needs a password"},
 		{"open cluster beside a closed server", func(c *Config) { c.Cluster = &Cluster{Name: "c", Port: 1, Host: "::"} }, "needs a password"},

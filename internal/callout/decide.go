@@ -91,6 +91,16 @@ func decideDevice(iss *Issuer, subject *Subject, claims oidcverify.Claims, userF
 	return decision{Account: access.Fleet, Device: id, Roles: []access.Role{access.RoleDevice}, Perms: access.ForDevice(id)}, nil
 }
 
+// checkName refuses a device whose connection has the name of another's. The name is
+// all by which the server's event of a connection's end can be told to be a device's.
+func checkName(made decision, name string) error {
+	other, named := strings.CutPrefix(name, command.ConnectionName(""))
+	if made.Device == "" || !named || other == made.Device {
+		return nil
+	}
+	return deny(ReasonConnectionName, "the agent of device %s signs in with the token of device %s: correct its device_id, or its key", oidcverify.Clip(other), made.Device)
+}
+
 func decidePerson(roles []access.Role, claims oidcverify.Claims, userField string) (decision, error) {
 	account, err := chooseAccount(roles, userField)
 	if err != nil {

@@ -36,7 +36,7 @@ func TestDocumentationIsTrue(t *testing.T) {
 		t.Errorf("%d examples found", examples)
 	}
 	for _, r := range []Reason{ReasonBadRequest, ReasonUnencrypted, ReasonConnectionKind, ReasonNoToken, ReasonUnknownIssuer, ReasonSubject,
-		ReasonNoRoles, ReasonRoleNotGrantable, ReasonAmbiguousRoles, ReasonWrongAccount, ReasonDeviceID, ReasonDevice, ReasonInternal,
+		ReasonNoRoles, ReasonRoleNotGrantable, ReasonAmbiguousRoles, ReasonWrongAccount, ReasonDeviceID, ReasonDevice, ReasonConnectionName, ReasonInternal,
 		Reason(oidcverify.ReasonMalformed), Reason(oidcverify.ReasonAlgorithm), Reason(oidcverify.ReasonIssuer), Reason(oidcverify.ReasonExpired),
 		Reason(oidcverify.ReasonNotYet), Reason(oidcverify.ReasonAudience), Reason(oidcverify.ReasonSignature),
 		Reason(oidcverify.ReasonUnknownKey), Reason(oidcverify.ReasonUnavailable)} {

@@ -124,6 +124,9 @@ func (s *Service) login(ctx context.Context, msg *nats.Msg, l *login) (string, e
 	if l.made, err = decide(iss.cfg, claims, userField); err != nil {
 		return "", err
 	}
+	if err := checkName(l.made, l.req.info.Name); err != nil {
+		return "", err
+	}
 	expires, err := expiry(time.Now(), claims.Expiry, time.Duration(s.cfg.MaxSession), jitter())
 	if err != nil {
 		return "", err

@@ -12,6 +12,8 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/harmony-fleet/fleet/command"
+	"github.com/harmony-fleet/fleet/internal/access"
+	"github.com/harmony-fleet/fleet/internal/broker"
 	"github.com/harmony-fleet/fleet/internal/issuer"
 	"github.com/harmony-fleet/fleet/internal/testwait"
 )
@@ -291,4 +293,49 @@ func TestAddressInUseIsAnError(t *testing.T) {
 	if err := svc.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "in use") {
 		t.Errorf("err = %v", err)
 	}
+}
+
+// TestADevicesConnectionEndsUnderItsOwnName: the server's event of a connection's end
+// has the connection's name, and no device gets in under another's.
+func TestADevicesConnectionEndsUnderItsOwnName(t *testing.T) {
+	e := newEnv(t)
+	c := e.serve(t, nil)
+	owner := e.mustDial(t, e.token(t, "admin", issuer.MintOptions{}), nats.UserInfo("data", ""), e.inbox("admin"))
+	events, err := owner.SubscribeSync(access.Disconnected)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := owner.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	token := e.token(t, "device-vm-1", issuer.MintOptions{})
+	for _, forged := range []string{command.ConnectionName("vm-2"), command.ConnectionName(""), command.ConnectionName("vm-1 ")} {
+		if nc, err := e.dial(token, nats.Name(forged)); err == nil {
+			nc.Close()
+			t.Errorf("let in as %q", forged)
+		}
+	}
+	if n := c.metric(t, "fleet_callout_requests_total", "denied", string(ReasonConnectionName)); n != 3 {
+		t.Errorf("%v denials", n)
+	}
+	for _, name := range []string{"another program", command.ConnectionName("vm-1")} {
+		e.mustDial(t, token, nats.Name(name)).Close()
+	}
+	for range 2 {
+		m, err := events.NextMsg(10 * time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := broker.ReadDisconnect(m.Data)
+		if err == nil && d.Device == "vm-1" {
+			if strings.Contains(string(m.Data), token[:20]) {
+				t.Errorf("the event has the token: %s", m.Data)
+			}
+			return
+		}
+		if err == nil {
+			t.Errorf("%+v", d)
+		}
+	}
+	t.Error("no event of the device")
 }

@@ -26,6 +26,7 @@ const (
 	ReasonWrongAccount     Reason = "wrong_account"        // asked for an account that its roles do not enter
 	ReasonDeviceID         Reason = "device_id"            // no device id, or one outside the syntax
 	ReasonDevice           Reason = "device_not_grantable" // a device id that the issuer may not name
+	ReasonConnectionName   Reason = "connection_name"      // a device whose connection has another device's name
 	ReasonInternal         Reason = "internal"             // a fault of the service itself
 	reasonProbe            Reason = "probe"                // the self-probe: a denial that shows all is well
 	reasonMalformed               = Reason(oidcverify.ReasonMalformed)

@@ -2,8 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"os"
 	"strings"
@@ -188,32 +186,11 @@ func (s settings) source(ctx context.Context, account access.Account) (src crede
 	if err != nil {
 		return nil, "", rejected("%v", err)
 	}
-	user, ok := tokenUser(cred.Token)
+	user, ok := credentials.TokenUser(cred.Token)
 	if !ok {
 		return nil, "", rejected("the token that %s give is not an OIDC token (a JWT with iss and sub); see fleet --help", l.from)
 	}
 	return src, command.InboxPrefix(command.UID(user)), nil
-}
-
-// tokenUser reads, unverified, whom a token speaks of: the broker verifies it,
-// and the client only needs to know its own inbox.
-func tokenUser(token string) (user string, ok bool) {
-	parts := strings.Split(token, ".")
-	if len(parts) != 3 || len(token) > 16<<10 {
-		return "", false
-	}
-	raw, err := base64.RawURLEncoding.DecodeString(parts[1])
-	if err != nil {
-		return "", false
-	}
-	var claims struct {
-		Issuer  string `json:"iss"`
-		Subject string `json:"sub"`
-	}
-	if json.Unmarshal(raw, &claims) != nil || claims.Issuer == "" || claims.Subject == "" {
-		return "", false
-	}
-	return command.UserName(claims.Issuer, claims.Subject), true
 }
 
 // connect signs in to an account, within --timeout.

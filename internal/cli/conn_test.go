@@ -143,13 +143,3 @@ func TestInboxPrefixFollowsTheIdentity(t *testing.T) {
 		t.Errorf("missing token file: %v", err)
 	}
 }
-
-func FuzzTokenUser(f *testing.F) {
-	f.Add(fakeToken(`{"iss":"https://id","sub":"42"}`))
-	f.Add("a.b.c")
-	f.Fuzz(func(t *testing.T, token string) {
-		if user, ok := tokenUser(token); ok && user == "" {
-			t.Error("an empty user")
-		}
-	})
-}

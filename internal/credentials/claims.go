@@ -7,6 +7,8 @@ import (
 	"math"
 	"strings"
 	"time"
+
+	"github.com/harmony-fleet/fleet/command"
 )
 
 // claims are the times a token says of itself. They are not verified: the
@@ -22,19 +24,46 @@ const maxToken = maxFile
 
 var errNotJWT = errors.New("token is not a JWT")
 
-// decodeClaims reads the iat and exp claims of a JWT in compact form.
-func decodeClaims(token string) (claims, error) {
+// payload gives the claims of a JWT in compact form, as JSON.
+func payload(token string) ([]byte, error) {
 	if len(token) > maxToken {
-		return claims{}, errNotJWT
+		return nil, errNotJWT
 	}
 	head, rest, ok := strings.Cut(token, ".")
 	payload, sig, ok2 := strings.Cut(rest, ".")
 	if !ok || !ok2 || head == "" || strings.Contains(sig, ".") {
-		return claims{}, errNotJWT
+		return nil, errNotJWT
 	}
 	raw, err := base64.RawURLEncoding.DecodeString(payload)
 	if err != nil {
-		return claims{}, errNotJWT
+		return nil, errNotJWT
+	}
+	return raw, nil
+}
+
+// TokenUser reads, unverified, whom a token speaks of, as the NATS user name: the
+// broker verifies it, and a client only needs to know its own inbox. ok is false for
+// what is not a JWT with iss and sub.
+func TokenUser(token string) (user string, ok bool) {
+	raw, err := payload(token)
+	if err != nil {
+		return "", false
+	}
+	var claims struct {
+		Issuer  string `json:"iss"`
+		Subject string `json:"sub"`
+	}
+	if json.Unmarshal(raw, &claims) != nil || claims.Issuer == "" || claims.Subject == "" {
+		return "", false
+	}
+	return command.UserName(claims.Issuer, claims.Subject), true
+}
+
+// decodeClaims reads the iat and exp claims of a JWT in compact form.
+func decodeClaims(token string) (claims, error) {
+	raw, err := payload(token)
+	if err != nil {
+		return claims{}, err
 	}
 	// Pointers: an absent claim differs from 0. RFC 7519 allows fractions.
 	var c struct {

@@ -120,3 +120,15 @@ func FuzzParseKeyFile(f *testing.F) {
 		}
 	})
 }
+
+func FuzzTokenUser(f *testing.F) {
+	token := func(claims string) string { return "h." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".s" }
+	f.Add(token(`{"iss":"https://id","sub":"42"}`))
+	f.Add(token(`{"iss":"","sub":"42"}`))
+	f.Add("a.b.c")
+	f.Fuzz(func(t *testing.T, token string) {
+		if user, ok := TokenUser(token); ok && user == "" {
+			t.Error("an empty user")
+		}
+	})
+}

@@ -155,7 +155,7 @@ func TestAnAgentWithAnotherDevicesKeyTakesNoCommands(t *testing.T) {
 	must(t, err)
 	r := a.start("impostor", impostor.Run)
 	testwait.For(t, patience, "the refusal in its log", func() bool {
-		return strings.Contains(a.log.String(), "the broker does not let this credential take commands")
+		return strings.Contains(a.log.String(), "reason=connection_name")
 	})
 	_, err = a.ops.RequestMsg(&nats.Msg{Subject: command.Subject(victim, command.VerbExec), Header: a.valid(), Data: []byte("{}")}, patience)
 	if !errors.Is(err, nats.ErrNoResponders) || ran.Load() != 0 {

@@ -38,6 +38,8 @@ type Device struct {
 	// Labels are those of the bucket device-labels, at LabelsRevision; 0: never set.
 	Labels         map[string]string
 	LabelsRevision uint64
+	// LabelsFault says why they cannot be read; Labels are empty then. Empty: they can.
+	LabelsFault string
 
 	Document Document
 }

@@ -9,6 +9,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/harmony-fleet/fleet/internal/access"
 )
 
 const (
@@ -27,7 +29,15 @@ var errNotConnected = errors.New("not connected to the broker")
 func (m *Mirror) Start(ctx context.Context) error {
 	var running sync.WaitGroup
 	defer running.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	running.Go(func() { m.runTimers(ctx) })
+
+	gone, err := m.nc.Subscribe(access.Disconnected, m.takeDisconnect)
+	if err != nil {
+		return fmt.Errorf("subscribe to %s: %w", access.Disconnected, err)
+	}
+	defer func() { _ = gone.Unsubscribe() }() // the connection may be closed
 
 	status := m.nc.StatusChanged(nats.CONNECTED, nats.RECONNECTING, nats.DISCONNECTED, nats.CLOSED)
 	defer m.nc.RemoveStatusListener(status)

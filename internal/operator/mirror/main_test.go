@@ -61,14 +61,14 @@ func (w *world) provision() {
 	}
 }
 
-func (w *world) dial(user, password string) *nats.Conn {
+func (w *world) dial(user, password string, opts ...nats.Option) *nats.Conn {
 	w.t.Helper()
 	inbox := command.InboxPrefix(command.UID(user))
 	if user == broker.UserDevice {
 		inbox = command.DeviceInboxPrefix("any")
 	}
-	nc, err := nats.Connect(w.srv.ClientURL(), nats.UserInfo(user, password), nats.CustomInboxPrefix(inbox),
-		nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.ReconnectJitter(0, 0), nats.RetryOnFailedConnect(true))
+	nc, err := nats.Connect(w.srv.ClientURL(), append(opts, nats.UserInfo(user, password), nats.CustomInboxPrefix(inbox),
+		nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.ReconnectJitter(0, 0), nats.RetryOnFailedConnect(true))...)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/harmony-fleet/fleet/api/v1alpha1"
 	"github.com/harmony-fleet/fleet/command"
 	"github.com/harmony-fleet/fleet/internal/access"
+	"github.com/harmony-fleet/fleet/internal/broker"
 )
 
 func online(d Device) bool  { return d.Online }
@@ -233,6 +234,19 @@ func TestADisconnectShortensTheWaitUnlessTheDeviceIsHeard(t *testing.T) {
 	}
 	if d, _ := m.Device("well"); !d.Online {
 		t.Error("a device that was heard is lost")
+	}
+}
+
+// The event comes from the server, not from the test.
+func TestTheEndOfADevicesConnectionIsHeard(t *testing.T) {
+	w := newWorld(t)
+	m := w.synced(w.mirror(Options{HeartbeatTimeout: time.Hour, DisconnectGrace: 100 * time.Millisecond}))
+	agent := w.dial(broker.UserDevice, passwords.Device, nats.Name(command.ConnectionName("d1")))
+	w.heartbeat("d1")
+	w.device(m, "d1", "is online", online)
+	agent.Close()
+	if d := w.device(m, "d1", "is lost", offline); d.OnlineReason != v1alpha1.ReasonDisconnected {
+		t.Errorf("reason %s", d.OnlineReason)
 	}
 }
 

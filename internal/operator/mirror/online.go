@@ -5,7 +5,10 @@ import (
 	"context"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/harmony-fleet/fleet/api/v1alpha1"
+	"github.com/harmony-fleet/fleet/internal/broker"
 )
 
 const (
@@ -30,6 +33,13 @@ func (m *Mirror) takeHeartbeat(msg message) {
 		}
 		return m.judge(e, d)
 	})
+}
+
+// takeDisconnect takes the broker's event. Connections of others than agents end too.
+func (m *Mirror) takeDisconnect(msg *nats.Msg) {
+	if d, err := broker.ReadDisconnect(msg.Data); err == nil {
+		m.Disconnected(d.Device, d.At)
+	}
 }
 
 // Disconnected says that the broker saw a connection of the device end, by the

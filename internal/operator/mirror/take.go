@@ -51,21 +51,20 @@ func (m *Mirror) takeLabels(msg message) {
 	if !msg.deleted() {
 		doc, err = command.DecodeDocument[command.DeviceLabels](msg.msg.Data())
 	}
-	m.takePart(partLabels, msg, err, func(e *entry, d *Device) bool {
-		if err != nil {
-			return e.takeLabels(d, msg.seq, nil)
-		}
-		return e.takeLabels(d, msg.seq, intern(doc.Labels))
-	})
+	fault, labels := "", intern(doc.Labels)
+	if err != nil {
+		fault = err.Error()
+	}
+	m.takePart(partLabels, msg, err, func(e *entry, d *Device) bool { return e.takeLabels(d, msg.seq, labels, fault) })
 }
 
-func (e *entry) takeLabels(d *Device, revision uint64, labels map[string]string) bool {
+// takeLabels takes labels unless later ones were taken already. A revision that
+// changes nothing is told as well: what is written next must expect it.
+func (e *entry) takeLabels(d *Device, revision uint64, labels map[string]string, fault string) bool {
 	if revision <= d.LabelsRevision {
 		return false
 	}
-	// A revision that changes nothing is told as well: what is written next must
-	// expect it.
-	d.Labels, d.LabelsRevision = labels, revision
+	d.Labels, d.LabelsRevision, d.LabelsFault = labels, revision, fault
 	return true
 }
 
@@ -116,7 +115,7 @@ func forget(d *Device, part int) {
 	case partDocument:
 		d.Document = Document{}
 	case partLabels:
-		d.Labels, d.LabelsRevision = nil, 0
+		d.Labels, d.LabelsRevision, d.LabelsFault = nil, 0, ""
 	}
 	// A heartbeat that was heard was heard: its time runs out by itself.
 }

@@ -76,13 +76,17 @@ func (m *Mirror) PutLabels(ctx context.Context, id string, expected uint64, labe
 	if err != nil {
 		return 0, err
 	}
-	m.update(id, func(e *entry, d *Device) bool { return e.takeLabels(d, revision, maps.Clone(labels)) })
+	m.update(id, func(e *entry, d *Device) bool { return e.takeLabels(d, revision, maps.Clone(labels), "") })
 	return revision, nil
 }
 
 func (m *Mirror) write(ctx context.Context, id, what string, msg *nats.Msg, expected uint64) (uint64, error) {
 	if err := command.CheckDeviceID(id); err != nil {
 		return 0, err
+	}
+	if !m.nc.IsConnected() {
+		// The library would keep it and write it when the broker is back.
+		return 0, fmt.Errorf("write the %s of %s: %w", what, id, errNotConnected)
 	}
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
