@@ -5,9 +5,11 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/workqueue"
@@ -29,6 +31,9 @@ import (
 type Options struct {
 	// Mirror is the truth of the devices. It has to be in the manager as well.
 	Mirror *mirror.Mirror
+	// Owns tells whether a Device is this operator's; nil: each that the manager's cache
+	// has. Others are as if they were not there.
+	Owns func(metav1.Object) bool
 	// Namespaces are those whose Deployments the manager's cache has. Keys of
 	// Deployments of other namespaces are left alone.
 	Namespaces []string
@@ -63,8 +68,8 @@ const (
 	passTime = 30 * time.Second
 )
 
-// reconciler works on one Deployment at a time for each of its names.
-type reconciler struct {
+// Controller works on one Deployment at a time for each of its names.
+type Controller struct {
 	opts   Options
 	client client.Client // reads from the cache
 	live   client.Reader // reads from the API server
@@ -72,18 +77,22 @@ type reconciler struct {
 	events record.EventRecorder
 	log    *slog.Logger
 	index  *index
+	passes atomic.Uint64 // that were made, for tests
 
 	mu     sync.Mutex
 	states map[types.NamespacedName]*state
 }
 
-// Add puts the controller into the manager.
-func Add(mgr manager.Manager, o Options) error {
+// Add puts the controller into the manager. It gives it for its metrics.
+func Add(mgr manager.Manager, o Options) (*Controller, error) {
 	if o.StatusInterval == 0 {
 		o.StatusInterval = time.Second
 	}
 	if o.Writers == 0 {
 		o.Writers = 16
+	}
+	if o.Owns == nil {
+		o.Owns = func(metav1.Object) bool { return true }
 	}
 	if o.Passes == 0 {
 		o.Passes = 4
@@ -91,19 +100,19 @@ func Add(mgr manager.Manager, o Options) error {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	r := &reconciler{
+	r := &Controller{
 		opts: o, client: mgr.GetClient(), live: mgr.GetAPIReader(), mirror: o.Mirror,
 		events: mgr.GetEventRecorderFor("fleet-operator"), log: o.Logger, states: map[types.NamespacedName]*state{},
 	}
 	r.index = newIndex(r, mgr.GetCache())
 	if err := mgr.Add(r.index); err != nil {
-		return err
+		return nil, err
 	}
 	// Writes of the status are this controller's own, and nothing to act on.
 	acted := predicate.Or(predicate.GenerationChangedPredicate{}, predicate.NewPredicateFuncs(func(o client.Object) bool {
 		return o.GetDeletionTimestamp() != nil
 	}))
-	return ctrl.NewControllerManagedBy(mgr).Named("deployment").
+	return r, ctrl.NewControllerManagedBy(mgr).Named("deployment").
 		Watches(&v1alpha1.Deployment{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(acted)).
 		WatchesRawSource(source.Func(r.index.connect)).
 		WithOptions(controller.Options{
@@ -115,22 +124,35 @@ func Add(mgr manager.Manager, o Options) error {
 
 // state is what is remembered of a Deployment between two passes.
 type state struct {
-	view view // what the index reads
+	view  view                                      // what the index reads
+	shown atomic.Pointer[v1alpha1.DeploymentStatus] // what metrics show; nil: nothing yet
 
 	goal    *goal
 	score   string   // that brought is of, in its canonical form; empty: none
 	brought *brought // nil: none yet
 
-	phase     v1alpha1.RolloutPhase // that was last announced
-	conflicts int                   // that were
-	away      bool                  // the broker was, in the last pass
-	wrote     time.Time             // the status
-	rested    time.Time             // when the next pass may begin
-	removed   map[string]uint64     // the revision of desired state from which on the key is gone, by device
-	awaited   string                // what was last announced of a removal
+	phase     v1alpha1.RolloutPhase      // that was last announced
+	conflicts int                        // that were
+	away      bool                       // the broker was, in the last pass
+	written   *v1alpha1.DeploymentStatus // the last status, which the cache may not have yet; nil: none
+	wrote     time.Time                  // when that was
+	uid       types.UID                  // of the object that all this is of
+	rested    time.Time                  // when the next pass may begin
+	removed   map[string]uint64          // the revision of desired state from which on the key is gone, by device
+	awaited   string                     // what was last announced of a removal
 }
 
-func (r *reconciler) state(key types.NamespacedName) *state {
+// restore gives the object the status that was written last.
+func (st *state) restore(d *v1alpha1.Deployment) {
+	if st.uid != d.UID {
+		st.uid, st.written = d.UID, nil
+	}
+	if st.written != nil {
+		d.Status = *st.written.DeepCopy()
+	}
+}
+
+func (r *Controller) state(key types.NamespacedName) *state {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := r.states[key]
@@ -141,19 +163,19 @@ func (r *reconciler) state(key types.NamespacedName) *state {
 	return s
 }
 
-func (r *reconciler) forget(key types.NamespacedName) {
+func (r *Controller) forget(key types.NamespacedName) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.states, key)
 }
 
 // watched tells whether the Deployments of that namespace are known.
-func (r *reconciler) watched(namespace string) bool {
+func (r *Controller) watched(namespace string) bool {
 	return slices.Contains(r.opts.Namespaces, namespace)
 }
 
 // Reconcile makes one pass over a Deployment.
-func (r *reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+func (r *Controller) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	if !r.index.ready() {
 		return ctrl.Result{RequeueAfter: settle}, nil
 	}
@@ -164,6 +186,7 @@ func (r *reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if wait := st.rested.Sub(begin); wait > 0 {
 		return ctrl.Result{RequeueAfter: wait}, nil
 	}
+	r.passes.Add(1)
 	result, err := r.pass(ctx, req.NamespacedName, st)
 	end := time.Now()
 	st.rested = end.Add(min(idle*end.Sub(begin), time.Second))
@@ -177,12 +200,15 @@ func (r *reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	return result, nil
 }
 
-func (r *reconciler) pass(ctx context.Context, key types.NamespacedName, st *state) (ctrl.Result, error) {
+func (r *Controller) pass(ctx context.Context, key types.NamespacedName, st *state) (ctrl.Result, error) {
 	var d v1alpha1.Deployment
 	err := r.client.Get(ctx, key, &d)
 	gone := apierrors.IsNotFound(err)
 	if err != nil && !gone {
 		return ctrl.Result{}, err
+	}
+	if !gone {
+		st.restore(&d)
 	}
 	if fault := r.mirror.NotCurrent(); fault != nil {
 		st.away = true

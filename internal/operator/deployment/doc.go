@@ -1,7 +1,7 @@
 // Package deployment is the controller of Deployments: it brings scores to devices,
 // and what devices say of them back.
 //
-//	err := deployment.Add(mgr, deployment.Options{Mirror: m, Namespaces: []string{"fleet"}})
+//	c, err := deployment.Add(mgr, deployment.Options{Mirror: m, Namespaces: []string{"fleet"}})
 //
 // Add puts two things into the manager, which both need leader election: the
 // reconciler, and a watch (index.go) that knows which Deployments a change of a device
@@ -25,7 +25,7 @@
 // would find out again. After a restart it is made anew from the status and from what
 // is stored; a pass may be repeated at any point.
 //
-// Rights: deployments get, list, watch, update, and update of deployments/status;
-// devices get, list, watch; controllerrevisions (apps) get, list, create, update,
-// delete; events create, patch.
+// Rights: deployments get, list, watch, update, and patch of deployments/status;
+// devices get, list, watch; controllerrevisions (apps) list, create, update, delete;
+// events create, patch.
 package deployment

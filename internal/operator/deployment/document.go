@@ -54,7 +54,7 @@ func clash(doc mirror.Document, key types.NamespacedName, score command.Score) s
 
 // bring writes the score to devices. again is true where a write has to be tried
 // again; what cannot be written at all is remembered as refused.
-func (r *reconciler) bring(ctx context.Context, key types.NamespacedName, st *state, ids []string) (again bool) {
+func (r *Controller) bring(ctx context.Context, key types.NamespacedName, st *state, ids []string) (again bool) {
 	return r.each(ctx, key, ids, func(ctx context.Context, d mirror.Device) error {
 		if why := clash(d.Document, key, st.goal.score); why != "" {
 			st.brought.refuse(d, why)
@@ -71,7 +71,7 @@ func (r *reconciler) bring(ctx context.Context, key types.NamespacedName, st *st
 }
 
 // take removes the Deployment's key from devices that have it from it.
-func (r *reconciler) take(ctx context.Context, key types.NamespacedName, st *state, ids []string) (again bool) {
+func (r *Controller) take(ctx context.Context, key types.NamespacedName, st *state, ids []string) (again bool) {
 	var mu sync.Mutex
 	return r.each(ctx, key, ids, func(ctx context.Context, d mirror.Device) error {
 		if owner, ok := ownerKey(key.Name, d.Document.Owners[key.Name]); !ok || owner != key {
@@ -90,7 +90,7 @@ func (r *reconciler) take(ctx context.Context, key types.NamespacedName, st *sta
 
 // each writes to several devices at one time. The first fault that is not a conflict
 // ends it: the broker is away, and would be for each of thousands.
-func (r *reconciler) each(ctx context.Context, key types.NamespacedName, ids []string, write func(context.Context, mirror.Device) error) (again bool) {
+func (r *Controller) each(ctx context.Context, key types.NamespacedName, ids []string, write func(context.Context, mirror.Device) error) (again bool) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	work := make(chan string)

@@ -23,7 +23,7 @@ type survey struct {
 }
 
 // survey looks at every device.
-func (r *reconciler) survey(ctx context.Context, key types.NamespacedName, st *state, now time.Time, deadline time.Duration) (survey, error) {
+func (r *Controller) survey(ctx context.Context, key types.NamespacedName, st *state, now time.Time, deadline time.Duration) (survey, error) {
 	var s survey
 	members := map[string]struct{}{}
 	exists := map[types.NamespacedName]bool{}
@@ -96,7 +96,7 @@ func factOf(d mirror.Device, key types.NamespacedName, score command.Score) roll
 
 // exists tells whether there is such a Deployment, which it asks once. One of a
 // namespace that is not watched cannot be known, and does not count.
-func (r *reconciler) exists(ctx context.Context, known map[types.NamespacedName]bool, key types.NamespacedName) (bool, error) {
+func (r *Controller) exists(ctx context.Context, known map[types.NamespacedName]bool, key types.NamespacedName) (bool, error) {
 	if there, ok := known[key]; ok {
 		return there, nil
 	}

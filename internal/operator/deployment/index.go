@@ -21,7 +21,7 @@ import (
 // index knows what people say of each device, and which Deployments a change of a
 // device concerns.
 type index struct {
-	r     *reconciler
+	r     *Controller
 	cache cache.Cache
 
 	started chan struct{} // closed once the devices of the cache are known
@@ -56,7 +56,7 @@ func (v *view) concerns(name string, d mirror.Device, of labels.Set) bool {
 	return v.selector.Load().matches(d.ID, of)
 }
 
-func newIndex(r *reconciler, c cache.Cache) *index {
+func newIndex(r *Controller, c cache.Cache) *index {
 	return &index{r: r, cache: c, started: make(chan struct{}), devices: map[string]deviceSpec{}}
 }
 
@@ -135,6 +135,10 @@ func (x *index) take(o any) {
 	if !ok {
 		return
 	}
+	if !x.r.opts.Owns(d) {
+		x.drop(d)
+		return
+	}
 	s := deviceSpec{paused: d.Spec.Paused, labels: make(labels.Set, len(d.Spec.Labels))}
 	for k, v := range d.Spec.Labels {
 		s.labels[k] = string(v)
@@ -160,9 +164,12 @@ func (x *index) drop(o any) {
 		return
 	}
 	x.mu.Lock()
+	_, known := x.devices[d.Name]
 	delete(x.devices, d.Name)
 	x.mu.Unlock()
-	x.route(d.Name)
+	if known {
+		x.route(d.Name)
+	}
 }
 
 // route asks for a pass over each Deployment that a change of the device concerns.

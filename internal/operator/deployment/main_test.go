@@ -16,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -45,8 +46,9 @@ type world struct {
 	broker *fleettest.Broker
 	fleet  *fleettest.Fleet
 
-	mirror *mirror.Mirror // of the operator that runs
-	stop   func()         // ends it as a kill does: whatever it was doing
+	mirror     *mirror.Mirror // of the operator that runs
+	controller *Controller
+	stop       func() // ends it as a kill does: whatever it was doing
 }
 
 func newWorld(t testing.TB, o fleettest.Options) *world {
@@ -84,14 +86,15 @@ func (w *world) operatorAs(config *rest.Config, log *slog.Logger) {
 	if err := mgr.Add(m); err != nil {
 		w.t.Fatal(err)
 	}
-	if err := Add(mgr, Options{Mirror: m, Namespaces: []string{w.ns}, StatusInterval: 100 * time.Millisecond, Logger: log, SkipNameValidation: true}); err != nil {
+	controller, err := Add(mgr, Options{Mirror: m, Namespaces: []string{w.ns}, StatusInterval: 100 * time.Millisecond, Logger: log, SkipNameValidation: true})
+	if err != nil {
 		w.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- mgr.Start(ctx) }()
 	stopped := false
-	w.mirror = m
+	w.mirror, w.controller = m, controller
 	w.stop = func() {
 		if stopped {
 			return
@@ -308,3 +311,6 @@ func contains(t testing.TB, text string, parts ...string) {
 		}
 	}
 }
+
+// rawMerge is a merge patch as it stands.
+func rawMerge(patch []byte) client.Patch { return client.RawPatch(types.MergePatchType, patch) }

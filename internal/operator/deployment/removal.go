@@ -23,7 +23,7 @@ const maxNamed = 5
 
 // gone removes what a Deployment left that is not there any more: it was deleted
 // while it was not waited for a device, or somebody took its finalizer away.
-func (r *reconciler) gone(ctx context.Context, key types.NamespacedName, st *state) (ctrl.Result, error) {
+func (r *Controller) gone(ctx context.Context, key types.NamespacedName, st *state) (ctrl.Result, error) {
 	var ids []string
 	for d := range r.mirror.All() {
 		spec, _ := r.index.spec(d.ID)
@@ -51,7 +51,7 @@ type waiting struct {
 
 // remove takes the key of a Deployment that is being deleted from all devices, and
 // lets it go once they say that it is gone.
-func (r *reconciler) remove(ctx context.Context, d *v1alpha1.Deployment, st *state) (ctrl.Result, error) {
+func (r *Controller) remove(ctx context.Context, d *v1alpha1.Deployment, st *state) (ctrl.Result, error) {
 	if !controllerutil.ContainsFinalizer(d, v1alpha1.Finalizer) {
 		return ctrl.Result{}, nil
 	}
@@ -94,7 +94,7 @@ func (r *reconciler) remove(ctx context.Context, d *v1alpha1.Deployment, st *sta
 }
 
 // waiting finds the devices that have or run what the Deployment brought.
-func (r *reconciler) waiting(key types.NamespacedName, st *state) (w waiting) {
+func (r *Controller) waiting(key types.NamespacedName, st *state) (w waiting) {
 	members := map[string]struct{}{}
 	for d := range r.mirror.All() {
 		spec, _ := r.index.spec(d.ID)

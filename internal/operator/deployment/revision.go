@@ -24,7 +24,7 @@ const defaultHistory = 10
 
 // revisions are those of a Deployment, the oldest first. They are read from the API
 // server: they are needed with a change of score only.
-func (r *reconciler) revisions(ctx context.Context, d *v1alpha1.Deployment) ([]appsv1.ControllerRevision, error) {
+func (r *Controller) revisions(ctx context.Context, d *v1alpha1.Deployment) ([]appsv1.ControllerRevision, error) {
 	var list appsv1.ControllerRevisionList
 	if err := r.live.List(ctx, &list, client.InNamespace(d.Namespace), client.MatchingLabels{v1alpha1.DeploymentLabel: d.Name}); err != nil {
 		return nil, fmt.Errorf("list the revisions of %s: %w", client.ObjectKeyFromObject(d), err)
@@ -37,7 +37,7 @@ func (r *reconciler) revisions(ctx context.Context, d *v1alpha1.Deployment) ([]a
 // keepRevision makes the score the newest revision, and returns its number. One that
 // was there before gets a new number, as undo wants it. The oldest beyond the limit
 // are deleted.
-func (r *reconciler) keepRevision(ctx context.Context, d *v1alpha1.Deployment, score command.Score) (int64, error) {
+func (r *Controller) keepRevision(ctx context.Context, d *v1alpha1.Deployment, score command.Score) (int64, error) {
 	all, err := r.revisions(ctx, d)
 	if err != nil {
 		return 0, err
@@ -102,7 +102,7 @@ func ownerReference(d *v1alpha1.Deployment) metav1.OwnerReference {
 
 // rollback puts the score of the revision that spec.rollbackTo names back, and clears
 // the field.
-func (r *reconciler) rollback(ctx context.Context, d *v1alpha1.Deployment) error {
+func (r *Controller) rollback(ctx context.Context, d *v1alpha1.Deployment) error {
 	all, err := r.revisions(ctx, d)
 	if err != nil {
 		return err

@@ -17,7 +17,7 @@ const bringTime = 5 * time.Second
 
 // rollOut brings the score of a Deployment to its devices as far as that may go now,
 // removes it from others, and reports.
-func (r *reconciler) rollOut(ctx context.Context, d *v1alpha1.Deployment, st *state) (ctrl.Result, error) {
+func (r *Controller) rollOut(ctx context.Context, d *v1alpha1.Deployment, st *state) (ctrl.Result, error) {
 	key := client.ObjectKeyFromObject(d)
 	st.read(d)
 	if st.goal.fault != "" {
@@ -86,7 +86,7 @@ func (st *state) read(d *v1alpha1.Deployment) {
 }
 
 // begin starts the rollout of a score that is not the last one's.
-func (r *reconciler) begin(ctx context.Context, d *v1alpha1.Deployment, st *state, now time.Time) error {
+func (r *Controller) begin(ctx context.Context, d *v1alpha1.Deployment, st *state, now time.Time) error {
 	score := st.goal.score.Type + " " + string(st.goal.score.Data)
 	if st.score == score {
 		return nil

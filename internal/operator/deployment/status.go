@@ -2,6 +2,7 @@ package deployment
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -130,25 +132,47 @@ func set(d *v1alpha1.Deployment, s *v1alpha1.DeploymentStatus, name string, stat
 
 // report writes the status if it differs. after is when it can be written where it
 // was written a moment ago; 0: it is as it should be.
-func (r *reconciler) report(ctx context.Context, d *v1alpha1.Deployment, st *state, want v1alpha1.DeploymentStatus) (after time.Duration, err error) {
+func (r *Controller) report(ctx context.Context, d *v1alpha1.Deployment, st *state, want v1alpha1.DeploymentStatus) (after time.Duration, err error) {
+	st.shown.Store(&want)
 	if equality.Semantic.DeepEqual(d.Status, want) {
 		return 0, nil
 	}
 	if wait := time.Until(st.wrote.Add(r.opts.StatusInterval)); wait > 0 {
 		return wait, nil
 	}
-	d = d.DeepCopy()
-	d.Status = want
-	if err := r.client.Status().Update(ctx, d); err != nil {
+	patch, err := statusPatch(want)
+	if err != nil {
 		return 0, err
 	}
+	// Without a version: nobody else writes it, and others may change the rest as often
+	// as they like.
+	if err := r.client.Status().Patch(ctx, d.DeepCopy(), client.RawPatch(types.MergePatchType, patch)); err != nil {
+		return 0, err
+	}
+	st.written = want.DeepCopy()
 	st.wrote = time.Now()
 	return 0, nil
 }
 
+// statusPatch sets the whole status, whatever was there.
+func statusPatch(s v1alpha1.DeploymentStatus) ([]byte, error) {
+	data, err := json.Marshal(s)
+	if err != nil {
+		return nil, err
+	}
+	var fields map[string]any
+	if err := json.Unmarshal(data, &fields); err != nil {
+		return nil, err
+	}
+	if len(s.Failures) == 0 {
+		fields["failures"] = nil // the only field that comes and goes
+	}
+	return json.Marshal(map[string]any{"status": fields})
+}
+
 // reportInvalid says why nothing can be rolled out. What ran before goes on, on the
 // devices that are selected.
-func (r *reconciler) reportInvalid(ctx context.Context, d *v1alpha1.Deployment, st *state) (ctrl.Result, error) {
+func (r *Controller) reportInvalid(ctx context.Context, d *v1alpha1.Deployment, st *state) (ctrl.Result, error) {
 	s := *d.Status.DeepCopy()
 	again := false
 	if st.goal.selector != nil {
@@ -184,7 +208,7 @@ func (r *reconciler) reportInvalid(ctx context.Context, d *v1alpha1.Deployment, 
 
 // reportAway says, once the broker has been away for a while, that nothing is known.
 // The numbers stay as they were.
-func (r *reconciler) reportAway(ctx context.Context, d *v1alpha1.Deployment, st *state, fault error) (ctrl.Result, error) {
+func (r *Controller) reportAway(ctx context.Context, d *v1alpha1.Deployment, st *state, fault error) (ctrl.Result, error) {
 	if !r.mirror.Away() {
 		return ctrl.Result{RequeueAfter: awayAgain}, nil
 	}
@@ -199,7 +223,7 @@ func (r *reconciler) reportAway(ctx context.Context, d *v1alpha1.Deployment, st 
 }
 
 // announce tells of what is new in the rollout as events.
-func (r *reconciler) announce(d *v1alpha1.Deployment, st *state, out *rollout.Output) {
+func (r *Controller) announce(d *v1alpha1.Deployment, st *state, out *rollout.Output) {
 	if out.Conflicts > 0 && st.conflicts == 0 {
 		r.events.Event(d, corev1.EventTypeWarning, "Conflict", conflictText(out))
 	}
