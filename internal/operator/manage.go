@@ -16,6 +16,7 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/harmony-fleet/fleet/api/v1alpha1"
+	"github.com/harmony-fleet/fleet/internal/operator/deployment"
 	"github.com/harmony-fleet/fleet/internal/operator/device"
 	"github.com/harmony-fleet/fleet/internal/operator/mirror"
 )
@@ -93,5 +94,11 @@ func (op *Operator) addControllers(mgr manager.Manager, p parts) error {
 	if err := devices.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("device: %w", err)
 	}
-	return op.state.own().Register(devices)
+	deployments, err := deployment.Add(mgr, deployment.Options{
+		Mirror: p.mirror, Owns: p.owner.Owns, Namespaces: op.cfg.Kubernetes.Namespaces, Logger: op.log,
+	})
+	if err != nil {
+		return fmt.Errorf("deployment: %w", err)
+	}
+	return errors.Join(op.state.own().Register(devices), op.state.own().Register(deployments))
 }
