@@ -18,6 +18,7 @@ import (
 
 	"github.com/harmony-fleet/fleet/api/v1alpha1"
 	"github.com/harmony-fleet/fleet/e2e"
+	"github.com/harmony-fleet/fleet/e2e/internal/kubeapi"
 	"github.com/harmony-fleet/fleet/internal/podmantest"
 	"github.com/harmony-fleet/fleet/internal/testwait"
 )
@@ -43,6 +44,11 @@ func newKubernetes(t *testing.T, stack *e2e.Stack) kubernetes {
 		t.Fatal(err)
 	}
 	config.QPS = -1
+	_, done, err := kubeapi.Client(config) // whose end is that of all clients of config
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(done)
 	c, err := client.New(config, client.Options{Scheme: scheme})
 	if err != nil {
 		t.Fatal(err)
