@@ -38,3 +38,6 @@ const NamespaceLabel = "fleet.harmony.dev/namespace"
 
 // Finalizer is on every Deployment until its devices have removed what it ran.
 const Finalizer = "fleet.harmony.dev/deployment"
+
+// DeploymentLabel is on every ControllerRevision of a Deployment: its name.
+const DeploymentLabel = "fleet.harmony.dev/deployment"
