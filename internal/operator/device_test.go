@@ -51,7 +51,7 @@ func newWorld(t *testing.T, devices int) *world {
 
 func TestDevicesAppearAndShowHowTheyAre(t *testing.T) {
 	w := newWorld(t, 3)
-	op := start(t, w.kube, w.b, w.ns, mirror.Options{HeartbeatTimeout: 2 * time.Second})
+	op := start(t, w.kube, w.b, w.ns, mirror.Options{HeartbeatTimeout: 5 * time.Second})
 	ids := w.fleet.IDs()
 	for _, id := range ids {
 		d := awaitDevice(t, w.c, id, "is ready", is(v1alpha1.DeviceReady, metav1.ConditionTrue, v1alpha1.ReasonAsDesired))

@@ -31,7 +31,7 @@ const patience = 30 * time.Second
 func account(ns string) string { return "operator-of-" + ns }
 
 // grant allows the operator's account the rules, and nothing else.
-func grant(t *testing.T, c client.Client, ns string, rules []Rule) {
+func grant(t testing.TB, c client.Client, ns string, rules []Rule) {
 	t.Helper()
 	create := func(o client.Object) {
 		t.Helper()
@@ -64,7 +64,12 @@ type running struct {
 
 // start runs an operator of the namespace ns, as an account that may do what was
 // granted.
-func start(t *testing.T, kube *kubetest.Server, b *fleettest.Broker, ns string, o mirror.Options) *running {
+func start(t testing.TB, kube *kubetest.Server, b *fleettest.Broker, ns string, o mirror.Options) *running {
+	t.Helper()
+	return startWith(t, kube.Config(), b, ns, o)
+}
+
+func startWith(t testing.TB, restConfig *rest.Config, b *fleettest.Broker, ns string, o mirror.Options) *running {
 	t.Helper()
 	user, password := b.DataLogin()
 	yes := true
@@ -74,7 +79,6 @@ func start(t *testing.T, kube *kubetest.Server, b *fleettest.Broker, ns string, 
 		Kubernetes:  config.Kubernetes{Namespace: ns, Namespaces: []string{ns}, LeaderElection: &yes},
 		Metrics:     config.Listener{Listen: "127.0.0.1:0"}, Health: config.Listener{Listen: "127.0.0.1:0"},
 	}
-	restConfig := kube.Config()
 	restConfig.Impersonate = rest.ImpersonationConfig{UserName: account(ns)}
 	op, err := New(Options{Config: cfg, Rest: restConfig, Mirror: o, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	if err != nil {
@@ -104,7 +108,7 @@ func start(t *testing.T, kube *kubetest.Server, b *fleettest.Broker, ns string, 
 }
 
 // get is the body of an answer of the operator's own server, with its status before it.
-func (r *running) get(t *testing.T, what, path string) string {
+func (r *running) get(t testing.TB, what, path string) string {
 	t.Helper()
 	addr := r.state.addr(what)
 	if addr == "" {
