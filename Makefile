@@ -5,7 +5,7 @@ GO       ?= go
 FUZZTIME ?= 3s
 BIN      := bin
 
-.PHONY: all up build test lint check fuzz bench bench-e2e smoke clean
+.PHONY: all up build generate test lint check fuzz bench bench-e2e smoke clean
 
 all: build
 
@@ -18,12 +18,18 @@ build: ## every binary, static, into bin/
 test: ## all tests; those that need a cluster too, where the machine can have one
 	@GO='$(GO)' tools/test
 
-lint: ## formatting, vet, staticcheck, tidy modules
+generate: ## deep copies and resource definitions, from api/
+	$(GO) generate ./api/...
+
+lint: ## formatting, vet, staticcheck, tidy modules, generated files
 	@test -z "$$(gofmt -l .)" || { echo 'not gofmt-ed:'; gofmt -l .; exit 1; }
 	$(GO) mod tidy -diff
 	cd tools && $(GO) mod tidy -diff
 	$(GO) vet ./...
 	$(GO) tool -modfile=tools/go.mod staticcheck ./...
+	@sum() { cat api/v1alpha1/zz_generated.*.go deploy/crds/*.yaml | sha256sum; }; before=$$(sum); \
+	$(GO) generate ./api/... && [ "$$before" = "$$(sum)" ] || \
+	{ echo 'api/ and deploy/crds/ did not fit each other; now they do: commit them'; exit 1; }
 
 fuzz: ## each fuzz target for FUZZTIME
 	@set -e; for pkg in $$($(GO) list ./...); do \

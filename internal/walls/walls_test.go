@@ -24,6 +24,8 @@ func TestWalls(t *testing.T) {
 		{pkg: "./internal/agent", why: "a device has no Kubernetes, and 12 MiB", not: slices.Concat(kubernetes, []string{"./client", "./internal/broker", "./internal/stack", "./internal/cli", "github.com/nats-io/nats-server", "github.com/prometheus/", "github.com/spf13/"})},
 		{pkg: "./cmd/fleet-agent", why: "a device has no Kubernetes, and 12 MiB", not: slices.Concat(kubernetes, []string{"./client", "./internal/broker", "./internal/stack", "./internal/cli", "github.com/nats-io/nats-server", "github.com/prometheus/", "github.com/spf13/"})},
 		{pkg: "./cmd/fleet-callout", why: "who lets others in stays small", not: slices.Concat(kubernetes, []string{"./client", "./internal/agent", "./internal/issuer", "./internal/stack", "./internal/cli", "github.com/nats-io/nats-server"})},
+		{pkg: "./api/v1alpha1", why: "whoever writes a program for the resources links the resources", not: []string{"./", "github.com/nats-io/", "sigs.k8s.io/controller-runtime", "k8s.io/client-go"}, except: []string{"./api"}},
+		{pkg: "./cmd/fleet-operator", why: "the operator runs no device, no issuer and no cluster", not: []string{"./client", "./e2e", "./internal/agent", "./internal/callout", "./internal/cli", "./internal/engine", "./internal/issuer", "./internal/kubetest", "./internal/stack", "github.com/docker/", "github.com/spf13/cobra"}},
 		{pkg: "./cmd/fleet-oidc", why: "the issuer knows nothing of the fleet's parts", not: slices.Concat(kubernetes, []string{"./client", "./internal/agent", "./internal/stack", "./internal/cli", "github.com/nats-io/"})},
 	} {
 		t.Run(strings.TrimPrefix(wall.pkg, "./"), func(t *testing.T) {

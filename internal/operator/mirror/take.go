@@ -11,8 +11,9 @@ func (m *Mirror) takeStatus(msg message) {
 	m.takePart(partStatus, msg, err, func(e *entry, d *Device) bool {
 		d.StatusSeq = msg.seq
 		if err != nil {
-			changed := d.StatusFault != err.Error()
-			d.Status, d.StatusFault = nil, err.Error()
+			fault := cut(err.Error(), maxMessage)
+			changed := d.StatusFault != fault
+			d.Status, d.StatusFault = nil, fault
 			return changed
 		}
 		if d.StatusFault == "" && d.Status != nil && reflect.DeepEqual(*d.Status, status) {
@@ -30,7 +31,7 @@ func (m *Mirror) takeDocument(msg message) {
 		doc.State, doc.Owners, err = m.readDocument(msg.msg)
 	}
 	if err != nil {
-		doc.Fault = err.Error()
+		doc.Fault = cut(err.Error(), maxMessage)
 	}
 	m.takePart(partDocument, msg, err, func(e *entry, d *Device) bool { return e.takeDocument(d, doc) })
 }
@@ -53,7 +54,7 @@ func (m *Mirror) takeLabels(msg message) {
 	}
 	fault, labels := "", intern(doc.Labels)
 	if err != nil {
-		fault = err.Error()
+		fault = cut(err.Error(), maxMessage)
 	}
 	m.takePart(partLabels, msg, err, func(e *entry, d *Device) bool { return e.takeLabels(d, msg.seq, labels, fault) })
 }
