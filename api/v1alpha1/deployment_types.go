@@ -117,13 +117,14 @@ type Rollout struct {
 	BatchSize *intstr.IntOrString `json:"batchSize,omitempty"`
 	// MaxUnavailable is how many matched devices that are online, as a number or share,
 	// may be not ready at one time, whatever the reason, for the rollout to take the
-	// next. Default: that of batchSize.
+	// next one that is; one that is not can always be taken. Default: that of batchSize.
 	//
 	// +optional
 	// +kubebuilder:validation:XIntOrString
 	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self >= 1 : self.matches('^([1-9][0-9]?|100)%$')",message="a number from 1, or a share from 1% to 100%"
 	MaxUnavailable *intstr.IntOrString `json:"maxUnavailable,omitempty"`
-	// Paused keeps the rollout where it is.
+	// Paused keeps the rollout where it is. Devices that are not selected any more still
+	// lose it.
 	//
 	// +optional
 	Paused bool `json:"paused,omitempty"`
@@ -174,7 +175,7 @@ const (
 	RolloutProgressing RolloutPhase = "Progressing"
 	RolloutPaused      RolloutPhase = "Paused"
 	RolloutStopped     RolloutPhase = "Stopped"  // by itself: too many devices failed
-	RolloutComplete    RolloutPhase = "Complete" // every matched device that is online runs it
+	RolloutComplete    RolloutPhase = "Complete" // every matched device that is online is through, and enough of them run it
 	RolloutInvalid     RolloutPhase = "Invalid"  // the score cannot be rolled out
 	RolloutRemoving    RolloutPhase = "Removing" // the Deployment is being deleted
 )

@@ -27,6 +27,8 @@ func TestWalls(t *testing.T) {
 		{pkg: "./api/v1alpha1", why: "whoever writes a program for the resources links the resources", not: []string{"./", "github.com/nats-io/", "sigs.k8s.io/controller-runtime", "k8s.io/client-go"}, except: []string{"./api"}},
 		{pkg: "./cmd/fleet-operator", why: "the operator runs no device, no issuer and no cluster", not: []string{"./client", "./e2e", "./internal/agent", "./internal/callout", "./internal/cli", "./internal/engine", "./internal/issuer", "./internal/kubetest", "./internal/stack", "github.com/docker/", "github.com/spf13/cobra"}},
 		{pkg: "./cmd/fleet-oidc", why: "the issuer knows nothing of the fleet's parts", not: slices.Concat(kubernetes, []string{"./client", "./internal/agent", "./internal/stack", "./internal/cli", "github.com/nats-io/"})},
+		{pkg: "./internal/operator/rollout", why: "what decides reads and writes nothing", not: []string{"./", "github.com/nats-io/", "k8s.io/client-go/", "sigs.k8s.io/controller-runtime/"}, except: []string{"./api/v1alpha1", "./command"}},
+		{pkg: "./internal/cli/rollout", why: "it knows Kubernetes and nothing of NATS", not: []string{"./e2e", "./client", "./internal/operator", "github.com/nats-io/", "sigs.k8s.io/controller-runtime/"}},
 	} {
 		t.Run(strings.TrimPrefix(wall.pkg, "./"), func(t *testing.T) {
 			for _, dep := range dependencies(t, wall.pkg) {

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -140,7 +139,7 @@ func (k *kube) fault(err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case apierrors.IsNotFound(err) && missesResource(err), meta.IsNoMatchError(err):
+	case apierrors.IsNotFound(err) && apierrors.HasStatusCause(err, metav1.CauseTypeUnexpectedServerResponse): // of the resource, not of the object
 		return failed("the cluster has no Deployments of the fleet; kubectl apply --server-side -f deploy/crds installs the definitions")
 	case apierrors.IsNotFound(err):
 		return failed("there is no %s; see kubectl get deployments.fleet.harmony.dev -A", of)
@@ -154,13 +153,6 @@ func (k *kube) fault(err error) error {
 		return &command.Error{Outcome: command.OutcomeTimeout, Message: of + ": the API server does not answer in time; see --timeout", Err: err}
 	}
 	return &command.Error{Outcome: command.OutcomeFailed, Message: of, Err: err}
-}
-
-// missesResource tells the API server's word that there is no such resource from its
-// word that there is no such object.
-func missesResource(err error) bool {
-	var status apierrors.APIStatus
-	return errors.As(err, &status) && (status.Status().Details == nil || status.Status().Details.Name == "")
 }
 
 func failed(format string, args ...any) error {

@@ -176,6 +176,7 @@ func TestOthersWriteAtTheSameTime(t *testing.T) {
 			}
 		}
 	})
+	w.status("web", "the first revision", func(s v1alpha1.DeploymentStatus) bool { return s.Revision == 1 && s.Updated == 6 })
 	for i := range 5 {
 		w.change("web", func(d *v1alpha1.Deployment) { d.Spec.Score = score(fmt.Sprintf("example.org/good:%d", i+2)) })
 		w.status("web", "everywhere", func(s v1alpha1.DeploymentStatus) bool { return s.Revision == int64(i+2) && s.Updated == 6 })

@@ -333,3 +333,15 @@ func (f *Fleet) beat(ctx context.Context) {
 		f.mu.Unlock()
 	}
 }
+
+// ReportOne makes one device say that all its deployments stand like that.
+func (f *Fleet) ReportOne(id string, s command.DeploymentStatus) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	d := f.devices[id]
+	for name := range d.status.Deployments {
+		s.Revision = d.revision
+		d.status.Deployments[name] = s
+	}
+	f.report(id, d)
+}
