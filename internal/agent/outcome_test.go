@@ -341,7 +341,7 @@ func TestTheJournalTellsTheLastOfAnOutcome(t *testing.T) {
 		if refusal != nil {
 			t.Fatal(refusal)
 		}
-		if err := tab.start(e); err != nil {
+		if err := tab.start(e, command.AuditCaller{UID: "alice"}); err != nil {
 			t.Fatal(err)
 		}
 		var both sync.WaitGroup
