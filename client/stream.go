@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -50,6 +51,7 @@ type stream struct {
 	over    chan struct{} // closed by close
 	tending sync.WaitGroup
 	input   input
+	orders  atomic.Uint64 // resizes and signals sent
 
 	mu       sync.Mutex
 	queue    []piece
@@ -226,12 +228,20 @@ func (s *stream) control(op command.SessionOp, header nats.Header, data []byte) 
 	}
 }
 
-func (s *stream) controlJSON(op command.SessionOp, v any) {
+func (s *stream) controlJSON(op command.SessionOp, header nats.Header, v any) {
 	data, err := json.Marshal(v)
 	if err != nil {
 		panic(err) // numbers and strings always marshal
 	}
-	s.control(op, nil, data)
+	s.control(op, header, data)
+}
+
+// order sends a resize or a signal, with the next number: the device may get it
+// twice, while it changes connections, and acts once.
+func (s *stream) order(op command.SessionOp, v any) {
+	h := nats.Header{}
+	command.WriteSeq(h, s.orders.Add(1))
+	s.controlJSON(op, h, v)
 }
 
 // onMsg takes a message of the session in.
@@ -343,7 +353,7 @@ func (s *stream) creditLocked(resend bool) {
 	c := command.Credit{Ack: s.next - 1, Credit: s.window - s.held, Resend: resend}
 	s.told = grant{ack: c.Ack, received: s.received, limit: s.received + c.Credit}
 	s.mu.Unlock()
-	s.controlJSON(command.OpCredit, c)
+	s.controlJSON(command.OpCredit, nil, c)
 }
 
 func (s *stream) onProgress(data []byte) {
