@@ -262,8 +262,11 @@ func (s *stream) onMsg(msg *nats.Msg) {
 		return
 	}
 	switch {
-	case s.err != nil || s.end != nil || chunk.Seq < s.next:
-		s.mu.Unlock() // a copy, or late
+	case s.err != nil || s.end != nil:
+		s.mu.Unlock() // late
+		return
+	case chunk.Seq < s.next:
+		s.copyLocked(chunk.Seq)
 		return
 	case chunk.Seq > s.next:
 		s.missingLocked()
@@ -334,6 +337,18 @@ func (s *stream) enqueue(of command.Stream, data []byte) {
 	s.queue = append(s.queue, piece{of, bytes.Clone(data)})
 }
 
+// copyLocked answers a chunk that came before: the device sends it again since it
+// does not know that it came. Its acknowledgement was lost, and with it perhaps
+// the credit that the device waits for. One answer is enough for a row of copies,
+// and the last of them is the one that cannot be spared. It unlocks.
+func (s *stream) copyLocked(seq uint64) {
+	if seq == s.next-1 {
+		s.creditLocked(false)
+		return
+	}
+	s.mu.Unlock()
+}
+
 // missingLocked notes that something is missing and asks for it. It unlocks.
 func (s *stream) missingLocked() {
 	now := time.Now()
@@ -366,11 +381,14 @@ func (s *stream) onProgress(data []byte) {
 	}
 	s.input.progress(p)
 	s.mu.Lock()
-	if s.err == nil && s.end == nil && p.Sent >= s.next {
+	switch {
+	case s.err != nil || s.end != nil:
+		s.mu.Unlock()
+	case p.Sent >= s.next:
 		s.missingLocked()
-		return
+	default:
+		s.creditLocked(false) // what it was told last may be lost: it may have reconnected
 	}
-	s.mu.Unlock()
 }
 
 // resume follows a reconnect: what came meanwhile is lost.
@@ -388,7 +406,7 @@ func (s *stream) resume() {
 
 // tend keeps the session alive and notices when the device is gone.
 func (s *stream) tend() {
-	tick := time.NewTicker(min(keepalive, silence/4))
+	tick := time.NewTicker(min(keepalive, silence) / 8)
 	defer tick.Stop()
 	last := time.Now()
 	for {

@@ -25,6 +25,7 @@ func (s *Session) pump() {
 			on = at
 			s.mu.Lock()
 			s.out.rewind()
+			s.tell = true // what the caller said may be lost too; it answers
 			s.nextTry = time.Time{}
 			s.mu.Unlock()
 		}
