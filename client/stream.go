@@ -49,6 +49,7 @@ type stream struct {
 
 	arrived chan struct{} // something for copy to look at
 	over    chan struct{} // closed by close
+	closing sync.Once
 	tending sync.WaitGroup
 	input   input
 	orders  atomic.Uint64 // resizes and signals sent
@@ -177,13 +178,13 @@ func (s *stream) ask(ctx context.Context, request any) *command.Error {
 }
 
 // close lets go of the stream. It waits for what the stream started, except for
-// a Read of standard input that does not return.
+// a Read of standard input that does not return. It may be called more than once.
 func (s *stream) close() {
-	select {
-	case <-s.over:
-		return
-	default:
-	}
+	s.closing.Do(s.letGo)
+	s.tending.Wait()
+}
+
+func (s *stream) letGo() {
 	close(s.over)
 	s.mu.Lock()
 	ended := s.end != nil
@@ -194,7 +195,6 @@ func (s *stream) close() {
 	_ = s.sub.Unsubscribe() // fails where the connection is closed, which is as good
 	s.c.streams.remove(s)
 	s.input.stop()
-	s.tending.Wait()
 }
 
 // fail ends the stream from this side; the first reason counts.
