@@ -35,7 +35,12 @@ func (s *Server) prepareContainer(ctx context.Context, c Call, p program, w engi
 			return nil, s.engineFault(err, w)
 		}
 		if err := x.Start(ctx); err != nil {
-			return nil, s.engineFault(err, w)
+			err = s.engineFault(err, w)
+			if p.user != "" && kindOf(err) == command.KindRuntimeUnavailable {
+				// What the engine says of it is lost on the way.
+				err = command.NewError(command.KindRuntimeUnavailable, "the container engine did not start the program; is there such a user in the container %s? The agent's log says what the engine said", nameOf(w))
+			}
+			return nil, err
 		}
 		proc := &containerProcess{exec: x, name: nameOf(w), mount: mount, mark: mark}
 		if p.tty {
