@@ -72,7 +72,7 @@ func lines(t *testing.T, text string) (numbers []string, last time.Time) {
 // the middle of logs, an exec in a container and one on the host.
 func TestAnAgentThatIsKilledWhileItStreams(t *testing.T) {
 	p := hostpodman.Start(t)
-	p.Service(t, device, "hello", "web", "sh", "-c", "i=0; while :; do echo $i; i=$((i+1)); sleep 0.01; done")
+	p.Service(t, device, "hello", "web", "sh", "-c", "i=0; while :; do seq $i $((i+99)); i=$((i+100)); sleep 0.01; done")
 	w := newWorldOf(t, p.Socket, "[exec]\nhost = true\nuser = \"nobody\"\n")
 	agent := w.start()
 	c := w.caller()

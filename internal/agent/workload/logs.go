@@ -133,12 +133,8 @@ func (f *follower) copy(ctx context.Context, id string, o engine.LogsOptions) er
 	}
 	if facts.LogPath != "" {
 		// The engine's file, where the agent can read it: see package logfile.
-		since := o.Since
-		if !f.read.time.IsZero() {
-			since = f.read.time.Add(time.Nanosecond) // the file was read to its end
-		}
 		r, err := logfile.Open(facts.LogPath, logfile.Options{
-			Stdout: o.Stdout, Stderr: o.Stderr, Tail: o.Tail, Since: since, Until: o.Until, Timestamps: o.Timestamps, Follow: o.Follow,
+			Stdout: o.Stdout, Stderr: o.Stderr, Tail: o.Tail, Since: o.Since, After: f.read.time, Until: o.Until, Timestamps: o.Timestamps, Follow: o.Follow,
 		})
 		if err == nil {
 			defer r.Close()
