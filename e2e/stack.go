@@ -59,7 +59,7 @@ type Stack struct {
 	wg     sync.WaitGroup
 
 	mu             sync.Mutex
-	parts          map[string]part // by Pod
+	parts          map[string][]part // by Pod
 	conns          []*nats.Conn
 	agents         []*hostAgent
 	system         *nats.Conn
@@ -87,7 +87,7 @@ func BringUp(ctx context.Context, opts Options) (_ *Stack, err error) {
 	}
 	s := &Stack{
 		Namespace: newNamespaceName(), opts: opts, begin: time.Now(),
-		secrets: newSecrets(), addresses: map[string]string{}, parts: map[string]part{}, settled: make(chan struct{}),
+		secrets: newSecrets(), addresses: map[string]string{}, parts: map[string][]part{}, settled: make(chan struct{}),
 	}
 	defer close(s.settled)
 	for i := range opts.NumDevices {

@@ -218,7 +218,7 @@ func TestComponentRunsBesideTheOthers(t *testing.T) {
 		Edit: func(spec *corev1.PodSpec) { spec.Hostname = "edited" },
 	}}})
 	testwait.For(t, patience, "the component to serve", func() bool {
-		log, err := s.podLog(t.Context(), "second-oidc", false, maxLogLines)
+		log, err := s.podLog(t.Context(), "second-oidc", "second-oidc", false, maxLogLines)
 		return err == nil && strings.Contains(string(log), "issuer ready") && strings.Contains(string(log), s.Namespace+":9443")
 	})
 	pod, err := s.kube.CoreV1().Pods(s.Namespace).Get(t.Context(), "second-oidc", metav1.GetOptions{})
