@@ -22,6 +22,7 @@ import (
 	"github.com/harmony-fleet/fleet/e2e/image"
 	"github.com/harmony-fleet/fleet/internal/access"
 	"github.com/harmony-fleet/fleet/internal/issuer"
+	"github.com/harmony-fleet/fleet/internal/testcert"
 	"github.com/harmony-fleet/fleet/internal/testwait"
 )
 
@@ -114,25 +115,9 @@ func TestExternalIssuer(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			_, c := kubeOf(t)
 			here := addressTowards(t, c.NodeAddresses()[0])
-			ca, err := newAuthority("external issuer")
-			if err != nil {
-				t.Fatal(err)
-			}
-			cert, key, err := ca.server(here)
-			if err != nil {
-				t.Fatal(err)
-			}
-			dir := t.TempDir()
-			write := func(name string, content []byte) string {
-				t.Helper()
-				path := filepath.Join(dir, name)
-				if err := os.WriteFile(path, content, 0o600); err != nil {
-					t.Fatal(err)
-				}
-				return path
-			}
+			cert := testcert.New(t, here)
 			srv, err := issuer.Start(t.Context(), issuer.Options{
-				Listen: net.JoinHostPort(here, "0"), TLSCert: write("tls.crt", cert), TLSKey: write("tls.key", key),
+				Listen: net.JoinHostPort(here, "0"), TLSCert: cert.Cert, TLSKey: cert.Key,
 				Users: []issuer.User{{Name: "boss", Roles: []string{string(access.RoleAdmin)}}},
 			})
 			if err != nil {
@@ -143,8 +128,12 @@ func TestExternalIssuer(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			keyFile := filepath.Join(t.TempDir(), "boss.json")
+			if err := os.WriteFile(keyFile, boss, 0o600); err != nil {
+				t.Fatal(err)
+			}
 			s := New(t, Options{NumDevices: 2, AgentTarget: target, Issuer: External{
-				URL: srv.URL(), ProjectID: srv.ProjectID(), CAFile: write("ca.pem", ca.pem), KeyFile: write("boss.json", boss),
+				URL: srv.URL(), ProjectID: srv.ProjectID(), CAFile: cert.CA, KeyFile: keyFile,
 				DeviceKey: func(_ context.Context, device string) ([]byte, error) {
 					if err := srv.AddUser(issuer.User{Name: "device-" + device, Roles: []string{string(access.RoleDevice)}}); err != nil {
 						return nil, err
