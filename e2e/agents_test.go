@@ -64,8 +64,8 @@ func TestHowManyAgentsShareAPod(t *testing.T) {
 // Agents that share a Pod are devices of their own all the same: each has its state
 // and its identity, and its log is found. They go and come back with their Pod.
 func TestManyDevicesSharePods(t *testing.T) {
+	t.Setenv(EnvDiagnostics, t.TempDir())
 	inEachMode(t, func(t *testing.T, mode AuthMode) {
-		t.Setenv(EnvDiagnostics, t.TempDir())
 		s := New(t, Options{AuthMode: mode, NumDevices: maxAlone + 1})
 		before := instances(t, s)
 		list, err := s.kube.CoreV1().Pods(s.Namespace).List(t.Context(), metav1.ListOptions{})

@@ -113,6 +113,7 @@ func TestAgentOnThisMachineHasItsPodman(t *testing.T) {
 func TestExternalIssuer(t *testing.T) {
 	for name, target := range map[string]AgentTarget{"pod": Pod{}, "host": Host{}} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			_, c := kubeOf(t)
 			here := addressTowards(t, c.NodeAddresses()[0])
 			cert := testcert.New(t, here)
