@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -52,6 +53,37 @@ func TestAgentsOnThisMachine(t *testing.T) {
 			}
 		}
 	})
+}
+
+// The kernel takes the end of the thread that started a process for the end of its
+// parent. Threads end while a test runs, of those that have changed namespaces for
+// example: an agent must not end with one of them.
+func TestAgentOnThisMachineOutlivesTheThreadThatAskedForIt(t *testing.T) {
+	s := New(t, Options{AuthMode: UserPass, AgentTarget: Host{}})
+	binary, err := Host{}.build(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	device := "vm-device-01-" + s.Namespace
+	started := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // for good: the thread ends with the goroutine
+		started <- Host{}.startOne(t.Context(), s, binary, device)
+	}()
+	if err := <-started; err != nil {
+		t.Fatal(err)
+	}
+	testwait.For(t, patience, "the agent to take commands", func() bool {
+		_, err := s.Client().Ping(t.Context(), device)
+		return err == nil
+	})
+	for _, a := range s.hostAgents() {
+		select {
+		case <-a.exited:
+			t.Errorf("the agent of %s has ended: %v", a.device, a.err)
+		default:
+		}
+	}
 }
 
 func TestAgentOnThisMachineThatHangsIsKilled(t *testing.T) {
