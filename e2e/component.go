@@ -64,6 +64,6 @@ func (s *Stack) startComponent(ctx context.Context, c Component) error {
 			files[name] = content
 		}
 	}
-	files["ca.pem"] = s.authority.pem
+	files["ca.pem"] = s.authority.CertPEM()
 	return s.createPart(ctx, part{name: c.Name, image: s.images[c.Program.Name], args: c.Args, files: files, edit: c.Edit})
 }
