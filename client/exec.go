@@ -176,7 +176,7 @@ func (s *stream) process(ctx context.Context, request any, w wiring) (ExecResult
 	}
 	defer s.close()
 	if w.size != nil {
-		s.controlJSON(command.OpResize, *w.size)
+		s.order(command.OpResize, *w.size)
 	}
 	if w.stdin != nil {
 		s.input.run(w.stdin, func(err error) {
@@ -212,13 +212,13 @@ func (s *stream) forward(w wiring) {
 				w.resize = nil
 				continue
 			}
-			s.controlJSON(command.OpResize, size)
+			s.order(command.OpResize, size)
 		case name, ok := <-w.signals:
 			if !ok {
 				w.signals = nil
 				continue
 			}
-			s.controlJSON(command.OpSignal, command.Signal{Name: name})
+			s.order(command.OpSignal, command.Signal{Name: name})
 		}
 	}
 }

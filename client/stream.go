@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -48,8 +49,10 @@ type stream struct {
 
 	arrived chan struct{} // something for copy to look at
 	over    chan struct{} // closed by close
+	closing sync.Once
 	tending sync.WaitGroup
 	input   input
+	orders  atomic.Uint64 // resizes and signals sent
 
 	mu       sync.Mutex
 	queue    []piece
@@ -175,13 +178,13 @@ func (s *stream) ask(ctx context.Context, request any) *command.Error {
 }
 
 // close lets go of the stream. It waits for what the stream started, except for
-// a Read of standard input that does not return.
+// a Read of standard input that does not return. It may be called more than once.
 func (s *stream) close() {
-	select {
-	case <-s.over:
-		return
-	default:
-	}
+	s.closing.Do(s.letGo)
+	s.tending.Wait()
+}
+
+func (s *stream) letGo() {
 	close(s.over)
 	s.mu.Lock()
 	ended := s.end != nil
@@ -192,7 +195,6 @@ func (s *stream) close() {
 	_ = s.sub.Unsubscribe() // fails where the connection is closed, which is as good
 	s.c.streams.remove(s)
 	s.input.stop()
-	s.tending.Wait()
 }
 
 // fail ends the stream from this side; the first reason counts.
@@ -226,12 +228,20 @@ func (s *stream) control(op command.SessionOp, header nats.Header, data []byte) 
 	}
 }
 
-func (s *stream) controlJSON(op command.SessionOp, v any) {
+func (s *stream) controlJSON(op command.SessionOp, header nats.Header, v any) {
 	data, err := json.Marshal(v)
 	if err != nil {
 		panic(err) // numbers and strings always marshal
 	}
-	s.control(op, nil, data)
+	s.control(op, header, data)
+}
+
+// order sends a resize or a signal, with the next number: the device may get it
+// twice, while it changes connections, and acts once.
+func (s *stream) order(op command.SessionOp, v any) {
+	h := nats.Header{}
+	command.WriteSeq(h, s.orders.Add(1))
+	s.controlJSON(op, h, v)
 }
 
 // onMsg takes a message of the session in.
@@ -252,8 +262,11 @@ func (s *stream) onMsg(msg *nats.Msg) {
 		return
 	}
 	switch {
-	case s.err != nil || s.end != nil || chunk.Seq < s.next:
-		s.mu.Unlock() // a copy, or late
+	case s.err != nil || s.end != nil:
+		s.mu.Unlock() // late
+		return
+	case chunk.Seq < s.next:
+		s.copyLocked(chunk.Seq)
 		return
 	case chunk.Seq > s.next:
 		s.missingLocked()
@@ -324,6 +337,18 @@ func (s *stream) enqueue(of command.Stream, data []byte) {
 	s.queue = append(s.queue, piece{of, bytes.Clone(data)})
 }
 
+// copyLocked answers a chunk that came before: the device sends it again since it
+// does not know that it came. Its acknowledgement was lost, and with it perhaps
+// the credit that the device waits for. One answer is enough for a row of copies,
+// and the last of them is the one that cannot be spared. It unlocks.
+func (s *stream) copyLocked(seq uint64) {
+	if seq == s.next-1 {
+		s.creditLocked(false)
+		return
+	}
+	s.mu.Unlock()
+}
+
 // missingLocked notes that something is missing and asks for it. It unlocks.
 func (s *stream) missingLocked() {
 	now := time.Now()
@@ -343,7 +368,7 @@ func (s *stream) creditLocked(resend bool) {
 	c := command.Credit{Ack: s.next - 1, Credit: s.window - s.held, Resend: resend}
 	s.told = grant{ack: c.Ack, received: s.received, limit: s.received + c.Credit}
 	s.mu.Unlock()
-	s.controlJSON(command.OpCredit, c)
+	s.controlJSON(command.OpCredit, nil, c)
 }
 
 func (s *stream) onProgress(data []byte) {
@@ -356,11 +381,14 @@ func (s *stream) onProgress(data []byte) {
 	}
 	s.input.progress(p)
 	s.mu.Lock()
-	if s.err == nil && s.end == nil && p.Sent >= s.next {
+	switch {
+	case s.err != nil || s.end != nil:
+		s.mu.Unlock()
+	case p.Sent >= s.next:
 		s.missingLocked()
-		return
+	default:
+		s.creditLocked(false) // what it was told last may be lost: it may have reconnected
 	}
-	s.mu.Unlock()
 }
 
 // resume follows a reconnect: what came meanwhile is lost.
@@ -378,7 +406,7 @@ func (s *stream) resume() {
 
 // tend keeps the session alive and notices when the device is gone.
 func (s *stream) tend() {
-	tick := time.NewTicker(min(keepalive, silence/4))
+	tick := time.NewTicker(min(keepalive, silence) / 8)
 	defer tick.Stop()
 	last := time.Now()
 	for {

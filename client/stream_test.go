@@ -166,3 +166,83 @@ func repeatedly(s *session, say func()) {
 		}
 	}
 }
+
+// What the caller said may be lost while the device changes connections: it says
+// it again when the device sends copies, and when the device reports.
+func TestACallerSaysAgainWhatItHas(t *testing.T) {
+	for name, say := range map[string]func(*session){
+		"a copy of the last chunk": func(s *session) { s.out(1, "a") },
+		"a report":                 func(s *session) { s.progress(command.Progress{Sent: 1}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFleet(t)
+			credits := make(chan command.Credit, 64)
+			begin := make(chan struct{})
+			c := f.playing(func(s *session) {
+				sub, err := s.nc.Subscribe(command.Subscription("d"), func(m *nats.Msg) {
+					if target, err := command.ParseSubject(m.Subject); err != nil || target.Op != command.OpCredit {
+						return
+					}
+					if credit, err := command.DecodeSession[command.Credit](m.Data); err == nil {
+						credits <- credit
+					}
+				})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer func() { _ = sub.Unsubscribe() }()
+				f.flush(s.nc)
+				s.out(1, "a")
+				<-begin
+				say(s)
+				<-s.over
+			})
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			arrived := make(chan struct{})
+			var once sync.Once
+			done := make(chan error, 1)
+			go func() {
+				done <- c.Logs(ctx, "d", client.LogsOptions{Container: "x", Stdout: writerFunc(func(p []byte) (int, error) {
+					once.Do(func() { close(arrived) })
+					return len(p), nil
+				})})
+			}()
+			limit := time.NewTimer(command.SessionKeepalive / 2)
+			defer limit.Stop()
+			select {
+			case <-arrived:
+			case <-limit.C:
+				t.Fatal("no output")
+			}
+			close(begin)
+			select {
+			case got := <-credits:
+				if got.Ack != 1 || got.Resend {
+					t.Errorf("it said %+v", got)
+				}
+			case <-limit.C:
+				t.Error("it said nothing")
+			}
+			cancel()
+			<-done
+		})
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+// Whoever closes a stream a second time, or at the same time, waits and is done.
+func TestAStreamIsClosedOnce(t *testing.T) {
+	f := newFleet(t)
+	f.listen(f.device(), "d", func(m *nats.Msg) *nats.Msg { return nil })
+	c := f.client(f.ops(), client.Options{})
+	for range 2000 {
+		if err := client.CloseStreamTogether(c, "d", 16); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -3,7 +3,6 @@ package client
 import (
 	"errors"
 	"io"
-	"strconv"
 	"sync"
 	"time"
 
@@ -38,8 +37,8 @@ func (in *input) init(s *stream) {
 	in.s, in.free, in.limit = s, make(chan struct{}, 1), command.InputWindow
 }
 
-// run copies r to the device in the background. done is called with the error of
-// a reader that failed.
+// run copies r to the device in the background. failed is called with the error
+// of a reader that failed.
 func (in *input) run(r io.Reader, failed func(error)) {
 	go func() { // ends with the session, once a Read under way returns
 		buf := make([]byte, command.MaxChunk)
@@ -108,7 +107,9 @@ func (in *input) transmit(m numbered) {
 	if m.eof {
 		op = command.OpEOF
 	}
-	in.s.control(op, nats.Header{command.HeaderSeq: {strconv.FormatUint(m.seq, 10)}}, m.data)
+	h := nats.Header{}
+	command.WriteSeq(h, m.seq)
+	in.s.control(op, h, m.data)
 }
 
 // progress takes in what the device says of the input.

@@ -33,7 +33,7 @@ type Chunk struct {
 // Write sets the headers of c in h, which may be a nats.Header.
 func (c Chunk) Write(h map[string][]string) {
 	if c.Seq != 0 {
-		h[HeaderSeq] = []string{strconv.FormatUint(c.Seq, 10)}
+		WriteSeq(h, c.Seq)
 	}
 	if c.End != "" {
 		h[HeaderEnd] = []string{string(c.End)}
@@ -74,6 +74,23 @@ func ReadChunk(h map[string][]string) (Chunk, error) {
 		c.Stream = streams[i] // a part of the header would keep the whole of it in memory
 	}
 	return c, nil
+}
+
+// WriteSeq sets the number of a message, which is from 1, in h.
+func WriteSeq(h map[string][]string, n uint64) {
+	h[HeaderSeq] = []string{strconv.FormatUint(n, 10)}
+}
+
+// ControlSeq is the number of a message of session control; 0: it has none.
+func ControlSeq(h map[string][]string) (uint64, error) {
+	switch values := h[HeaderSeq]; len(values) {
+	case 0:
+		return 0, nil
+	case 1:
+		return ReadSeq(values[0])
+	default:
+		return 0, fmt.Errorf("header %s is given %d times", HeaderSeq, len(values))
+	}
 }
 
 // ReadSeq reads the number of a chunk, which is from 1.

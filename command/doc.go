@@ -33,6 +33,10 @@
 // serves whom.
 //
 //	1  2026-11-25  additive: X-Harmony-Owners on a stored desired state.
+//	1  2026-11-25  additive: numbers on "resize" and "signal", so that a copy is known as one; without
+//	               a number each is a new one, as before. "resend" is honoured four times a second at
+//	               most, and a session whose source has ended is given up when nothing is acknowledged
+//	               for 30 s.
 //	1  2026-11-24  additive: services have entrypoint, workdir, user, pull, health and stop_timeout_s;
 //	               their status has health, progress and next_try; conditions Ready and StateNotKept.
 //	1  2026-11-23  ping, logs, exec, shell, result; sessions; status, heartbeat and audit documents.

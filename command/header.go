@@ -22,7 +22,7 @@ const (
 	HeaderError    = "X-Harmony-Error"    // reply: the error kind
 	HeaderReplayed = "X-Harmony-Replayed" // reply: "true" where the first reply is given again
 
-	HeaderSeq    = "X-Harmony-Seq"    // session output: chunk number, from 1
+	HeaderSeq    = "X-Harmony-Seq"    // session: number of a message, from 1, in a row of its own for each of output, input, and resize with signal
 	HeaderStream = "X-Harmony-Stream" // session output: stdout, stderr or pty
 	HeaderEnd    = "X-Harmony-End"    // session output: why it ended; see EndReason
 )

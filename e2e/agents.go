@@ -19,9 +19,31 @@ type AgentTarget interface {
 	programs() []image.Program
 }
 
-// Pod runs each agent as a Pod of its own, with no container engine, as the nodes of
-// most clusters have none to offer. A Pod that is deleted is made again.
-type Pod struct{}
+// Pod runs agents in Pods, with no container engine, as the nodes of most clusters
+// have none to offer. A Pod that is deleted is made again.
+type Pod struct {
+	// PerPod is how many agents share a Pod at most, each a container with files and
+	// state of its own; they go and come back with their Pod. Default: 1 in a stack of
+	// at most 8 devices, and 5 in a larger one, as a Pod costs a node far more than a
+	// container. Not more than 50.
+	PerPod int
+}
+
+const (
+	maxAlone = 8 // devices of a stack that have a Pod each
+	sharedBy = 5 // devices of a larger one that share a Pod
+)
+
+func (p Pod) perPod(devices int) int {
+	switch {
+	case p.PerPod > 0:
+		return p.PerPod
+	case devices <= maxAlone:
+		return 1
+	default:
+		return sharedBy
+	}
+}
 
 func (Pod) early() bool { return true }
 
@@ -64,8 +86,8 @@ func (p Pod) startGroup(ctx context.Context, s *Stack, secret string, devices []
 		return err
 	}
 	list = nil
-	for _, p := range parts {
-		list = append(list, func() error { return s.createPart(ctx, p) })
+	for shared := range slices.Chunk(parts, p.perPod(len(s.DeviceIDs))) {
+		list = append(list, func() error { return s.startPod(ctx, shared[0].name, shared...) })
 	}
 	return together(list...)
 }
@@ -102,5 +124,21 @@ func (Pod) part(ctx context.Context, s *Stack, device string) (part, error) {
 	return part{name: podName(device), image: ref, args: []string{"--config", filesDir + "/fleet-agent.toml"}, files: files}, nil
 }
 
-// podName is the Pod of a device's agent.
+// podName is the container of a device's agent, and the first one's of a Pod is the
+// Pod's name too.
 func podName(device string) string { return "fleet-agent-" + device }
+
+// AgentPod names the Pod and the container in which the agent of a device runs; both
+// are empty where it runs elsewhere.
+func (s *Stack) AgentPod(device string) (pod, container string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, parts := range s.parts {
+		for _, p := range parts {
+			if p.name == podName(device) {
+				return name, p.name
+			}
+		}
+	}
+	return "", ""
+}

@@ -38,8 +38,8 @@ func (s *Stack) close() error {
 		wg.Go(func() { deleted = deleteNamespace(ctx, s.kube, s.Namespace, nil) })
 	}
 	s.mu.Lock()
-	conns, agents := s.conns, s.agents
-	s.conns, s.agents = nil, nil
+	agents := s.agents
+	s.agents = nil
 	s.mu.Unlock()
 	errs := make([]error, len(agents))
 	for i, a := range agents {
@@ -49,9 +49,7 @@ func (s *Stack) close() error {
 		if s.client != nil {
 			_ = s.client.Close()
 		}
-		for _, nc := range conns {
-			nc.Close()
-		}
+		s.conns.Close()
 	})
 	wg.Wait()
 	s.wg.Wait()

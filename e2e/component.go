@@ -69,7 +69,7 @@ func (s *Stack) startComponent(ctx context.Context, c Component) error {
 			files[name] = content
 		}
 	}
-	files["ca.pem"] = s.authority.pem
+	files["ca.pem"] = s.authority.CertPEM()
 	return s.createPart(ctx, part{name: c.Name, image: s.images[c.Program.Name], args: c.Args, files: files, edit: func(spec *corev1.PodSpec) {
 		if len(c.Roles) > 0 {
 			spec.ServiceAccountName = c.Name

@@ -119,22 +119,10 @@ func (f failing) Credential(context.Context) (credentials.Credential, error) {
 // dial makes a connection that the stack closes at the latest. It comes back soon
 // when NATS does.
 func (s *Stack) dial(ctx context.Context, l login) (*nats.Conn, error) {
-	nc, err := natsconn.Connect(ctx, natsconn.Config{
+	return s.conns.Connect(ctx, natsconn.Config{
 		URLs: []string{s.NATSURL}, TLS: natsconn.TLS{CA: s.CAFile}, Credentials: l.source, InboxPrefix: l.inbox,
-		Name: l.name, Logger: s.opts.Logger,
-		Options: []nats.Option{nats.ReconnectWait(100 * time.Millisecond), nats.ReconnectJitter(50*time.Millisecond, 50*time.Millisecond)},
+		Name: l.name, Logger: s.opts.Logger, Options: natsconn.Soon(),
 	})
-	if err != nil {
-		return nil, err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.ctx.Err() != nil {
-		nc.Close()
-		return nil, errors.New("the stack is being closed")
-	}
-	s.conns = append(slices.DeleteFunc(s.conns, (*nats.Conn).IsClosed), nc)
-	return nc, nil
 }
 
 // dialUntil dials until it works or ctx ends: the address may answer before all of

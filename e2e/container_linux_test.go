@@ -16,7 +16,7 @@ import (
 // TestAContainerOnADeviceOfThisMachine: a document is put, the container answers
 // on its port, and is gone when the document is.
 func TestAContainerOnADeviceOfThisMachine(t *testing.T) {
-	inEachMode(t, func(t *testing.T, mode AuthMode) {
+	inEachModeInTurn(t, func(t *testing.T, mode AuthMode) {
 		Require(t)
 		podman := podmantest.Start(t)
 		podman.Image(t, "localhost/hello:1")

@@ -8,6 +8,9 @@ import (
 	"github.com/harmony-fleet/fleet/internal/access"
 )
 
+// maxTold is of how many agents PrintDebugInfo tells how to read their logs.
+const maxTold = 10
+
 // PrintDebugInfo writes what a person needs to look into a stack that is up, secrets
 // of the admin included.
 func (s *Stack) PrintDebugInfo(w io.Writer) {
@@ -28,8 +31,16 @@ func (s *Stack) PrintDebugInfo(w io.Writer) {
 	}
 	line("inbox prefix: %s", s.adminLogin(access.Ops).inbox)
 	line("devices: %s", strings.Join(s.DeviceIDs, ", "))
-	if _, ok := s.opts.AgentTarget.(Pod); ok && len(s.DeviceIDs) > 0 {
-		line("tail agent: kubectl -n %s logs %s -f", s.Namespace, podName(s.DeviceIDs[0]))
+	for i, device := range s.DeviceIDs {
+		pod, container := s.AgentPod(device)
+		if pod == "" {
+			break // no agent is in a Pod
+		}
+		if i == maxTold {
+			line("and so on: the container of an agent is named %s", podName("<device>"))
+			break
+		}
+		line("tail agent: kubectl -n %s logs %s -c %s -f", s.Namespace, pod, container)
 	}
 	for _, name := range s.logged() {
 		line("tail %s: kubectl -n %s logs %s -f", strings.TrimPrefix(name, "fleet-"), s.Namespace, name)

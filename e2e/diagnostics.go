@@ -62,24 +62,24 @@ func (s *Stack) SaveDiagnostics() (string, error) {
 	var table bytes.Buffer
 	for i := range pods.Items {
 		pod := &pods.Items[i]
-		fmt.Fprintf(&table, "%-50s %-10s restarts %d  %s\n", pod.Name, pod.Status.Phase, restarts(pod), state(pod))
 		calls = append(calls, func() error {
 			pod.ManagedFields = nil
 			text, err := yaml.Marshal(pod)
 			return save(pod.Name+".yaml", text, err)
 		})
-		for _, previous := range []bool{false, true} {
-			name := pod.Name + ".log"
-			if previous {
-				name = pod.Name + ".previous.log"
-				if restarts(pod) == 0 {
-					continue
+		for _, c := range pod.Spec.Containers {
+			name, ends := containerName(pod, c.Name), status(pod, c.Name).RestartCount
+			fmt.Fprintf(&table, "%-50s %-10s restarts %d  %s\n", name, pod.Status.Phase, ends, state(pod, c.Name))
+			saveLog := func(file string, previous bool) func() error {
+				return func() error {
+					text, err := s.podLog(ctx, pod.Name, c.Name, previous, maxLogLines)
+					return save(file, text, err)
 				}
 			}
-			calls = append(calls, func() error {
-				text, err := s.podLog(ctx, pod.Name, previous, maxLogLines)
-				return save(name, text, err)
-			})
+			calls = append(calls, saveLog(name+".log", false))
+			if ends > 0 {
+				calls = append(calls, saveLog(name+".previous.log", true))
+			}
 		}
 	}
 	for _, a := range s.hostAgents() {
@@ -114,18 +114,10 @@ func diagnosticsDir(namespace string) (string, error) {
 	return dir, os.MkdirAll(dir, 0o700)
 }
 
-func restarts(pod *corev1.Pod) int32 {
-	var n int32
-	for _, c := range pod.Status.ContainerStatuses {
-		n += c.RestartCount
-	}
-	return n
-}
-
-// podLog gives the last lines of a log.
-func (s *Stack) podLog(ctx context.Context, pod string, previous bool, lines int64) ([]byte, error) {
+// podLog gives the last lines of a container's log.
+func (s *Stack) podLog(ctx context.Context, pod, container string, previous bool, lines int64) ([]byte, error) {
 	limit := int64(maxLog)
-	o := &corev1.PodLogOptions{Previous: previous, LimitBytes: &limit, TailLines: &lines}
+	o := &corev1.PodLogOptions{Container: container, Previous: previous, LimitBytes: &limit, TailLines: &lines}
 	return s.kube.CoreV1().Pods(s.Namespace).GetLogs(pod, o).DoRaw(ctx)
 }
 
@@ -189,18 +181,20 @@ func (s *Stack) explain(cause error) error {
 	shown := 0
 	for _, name := range slices.Sorted(maps.Keys(pods)) {
 		pod := pods[name]
-		said := state(pod)
-		if said == "running" && restarts(pod) == 0 && strings.HasPrefix(name, podName("")) && shown > 2 {
-			continue // of many devices some are enough
-		}
-		shown++
-		fmt.Fprintf(&text, "\n  Pod %s: %s", name, said)
-		lines, err := s.podLog(ctx, name, false, 2)
-		if err != nil || len(bytes.TrimSpace(lines)) == 0 {
-			continue
-		}
-		for line := range strings.Lines(strings.TrimSpace(string(lines))) {
-			fmt.Fprintf(&text, "\n    %s", strings.TrimSpace(line))
+		for _, c := range pod.Spec.Containers {
+			said := state(pod, c.Name)
+			if said == "running" && status(pod, c.Name).RestartCount == 0 && strings.HasPrefix(c.Name, podName("")) && shown > 2 {
+				continue // of many devices some are enough
+			}
+			shown++
+			fmt.Fprintf(&text, "\n  Pod %s: %s", containerName(pod, c.Name), said)
+			lines, err := s.podLog(ctx, name, c.Name, false, 2)
+			if err != nil || len(bytes.TrimSpace(lines)) == 0 {
+				continue
+			}
+			for line := range strings.Lines(strings.TrimSpace(string(lines))) {
+				fmt.Fprintf(&text, "\n    %s", strings.TrimSpace(line))
+			}
 		}
 	}
 	return fmt.Errorf("%w%s", cause, text.String())

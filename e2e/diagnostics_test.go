@@ -13,8 +13,8 @@ import (
 )
 
 func TestDiagnosticsTellEverythingButSecrets(t *testing.T) {
+	t.Setenv(EnvDiagnostics, t.TempDir())
 	inEachMode(t, func(t *testing.T, mode AuthMode) {
-		t.Setenv(EnvDiagnostics, t.TempDir())
 		s := New(t, Options{AuthMode: mode})
 		pingAll(t, s)
 		// A device answers earlier than its node has told the cluster that its Pod runs,

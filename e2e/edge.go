@@ -8,12 +8,16 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/httpstream"
+	streamspdy "k8s.io/apimachinery/pkg/util/httpstream/spdy"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/transport/spdy"
 )
@@ -80,20 +84,17 @@ func dials(ctx context.Context, address string) bool {
 	return true
 }
 
+// forwardTimeout bounds the way from the first packet to a forwarded port.
+const forwardTimeout = 10 * time.Second
+
 // forward forwards a port of this machine to NATS until the stack is closed, and
 // again whenever that breaks, since NATS's Pod may be replaced.
 func (s *Stack) forward(ctx context.Context) (string, error) {
-	transport, upgrader, err := spdy.RoundTripperFor(s.kube.config)
-	if err != nil {
-		return "", fmt.Errorf("forward a port to NATS: %w", err)
-	}
-	pod := s.kube.CoreV1().RESTClient().Post().Resource("pods").Namespace(s.Namespace).Name(partNATS).SubResource("portforward").URL()
-	dialer := spdy.NewDialer(upgrader, &http.Client{Transport: transport}, http.MethodPost, pod)
 	opened := make(chan uint16, 1)
 	s.wg.Go(func() {
 		var local uint16 // any free one the first time, and that one from then on
 		for s.ctx.Err() == nil {
-			port, err := s.forwardOnce(dialer, local, opened)
+			port, err := s.forwardOnce(local, opened)
 			if err != nil && s.ctx.Err() == nil {
 				s.opts.Logger.Debug("the forwarded port to NATS broke; forwarding again", "error", err)
 			}
@@ -111,10 +112,19 @@ func (s *Stack) forward(ctx context.Context) (string, error) {
 
 // forwardOnce forwards until that breaks or the stack is closed. It gives the local
 // port, and tells it the first time.
-func (s *Stack) forwardOnce(dialer httpstream.Dialer, local uint16, opened chan<- uint16) (uint16, error) {
+func (s *Stack) forwardOnce(local uint16, opened chan<- uint16) (uint16, error) {
+	ctx, cancel := context.WithCancel(s.ctx)
+	defer cancel()
+	late := time.AfterFunc(forwardTimeout, cancel)
+	defer late.Stop()
+	pod := s.kube.CoreV1().RESTClient().Post().Resource("pods").Namespace(s.Namespace).Name(partNATS).SubResource("portforward").URL()
+	dialer, err := interruptible(ctx, s.kube.config, pod)
+	if err != nil {
+		return 0, err
+	}
 	ready := make(chan struct{})
 	ports := []string{fmt.Sprintf("%d:%d", local, natsPort)}
-	fw, err := portforward.NewOnAddresses(dialer, []string{"127.0.0.1"}, ports, s.ctx.Done(), ready, io.Discard, io.Discard)
+	fw, err := portforward.NewOnAddresses(dialer, []string{"127.0.0.1"}, ports, ctx.Done(), ready, io.Discard, io.Discard)
 	if err != nil {
 		return 0, err
 	}
@@ -125,8 +135,10 @@ func (s *Stack) forwardOnce(dialer httpstream.Dialer, local uint16, opened chan<
 		return 0, err
 	case <-ready:
 	}
+	late.Stop()
 	got, err := fw.GetPorts()
 	if err != nil {
+		cancel()
 		return 0, errors.Join(err, <-ended)
 	}
 	select {
@@ -134,4 +146,25 @@ func (s *Stack) forwardOnce(dialer httpstream.Dialer, local uint16, opened chan<
 	default:
 	}
 	return got[0].Local, <-ended
+}
+
+// interruptible dials what the API server forwards, until ctx ends. The library's
+// dialer knows no context, and would wait for ever for a server that takes the
+// connection and does not answer: so the socket itself is shut down.
+func interruptible(ctx context.Context, config *rest.Config, to *url.URL) (httpstream.Dialer, error) {
+	transport, upgrader, err := spdy.RoundTripperFor(config)
+	if err != nil {
+		return nil, fmt.Errorf("forward a port to NATS: %w", err)
+	}
+	tripper, ok := upgrader.(*streamspdy.SpdyRoundTripper)
+	if !ok {
+		return nil, fmt.Errorf("forward a port to NATS: the client library dials by %T, which cannot be interrupted", upgrader)
+	}
+	tripper.Dialer = &net.Dialer{Timeout: forwardTimeout, ControlContext: func(_ context.Context, _, _ string, conn syscall.RawConn) error {
+		context.AfterFunc(ctx, func() {
+			_ = conn.Control(func(fd uintptr) { _ = syscall.Shutdown(int(fd), syscall.SHUT_RDWR) }) // it may be closed
+		})
+		return nil
+	}}
+	return spdy.NewDialer(upgrader, &http.Client{Transport: transport}, http.MethodPost, to), nil
 }

@@ -161,31 +161,31 @@ func TestInterruptDuringTheBringUpLeavesNothing(t *testing.T) {
 
 // What ends a process at once leaves its namespace, and the next run sweeps it.
 func TestStackOfAKilledProcessIsSweptByTheNextRun(t *testing.T) {
-	for name, end := range map[string]struct {
-		args []string
-		end  func(*helper) error
-	}{
-		"SIGKILL":  {end: func(h *helper) error { return h.cmd.Process.Kill() }},
-		"-timeout": {args: []string{"-test.timeout=20s"}, end: func(*helper) error { return nil }},
-	} {
-		t.Run(name, func(t *testing.T) {
-			kube, _ := kubeOf(t)
-			living := New(t, Options{AuthMode: UserPass})
-			h := startHelper(t, "wait", end.args...)
-			if err := end.end(h); err != nil {
-				t.Fatal(err)
-			}
-			h.wait(t)
-			if ending(t, kube, h.namespace) {
-				t.Fatal("the namespace ended with the process: there is nothing to sweep")
-			}
-			next := New(t, Options{AuthMode: UserPass})
-			wantGone(t, kube, h.namespace, podsGone)
-			if left, err := filepath.Glob(filepath.Join(os.TempDir(), "*"+h.namespace+"*")); err != nil || len(left) > 0 {
-				t.Errorf("files are left: %v, %v", left, err)
-			}
-			pingAll(t, living) // which the sweep left alone
-			pingAll(t, next)
-		})
+	kube, _ := kubeOf(t)
+	living := New(t, Options{AuthMode: UserPass})
+	ended := map[string]*helper{
+		"-timeout": startHelper(t, "wait", "-test.timeout=20s"),
+		"SIGKILL":  startHelper(t, "wait"),
 	}
+	if err := ended["SIGKILL"].cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	for how, h := range ended {
+		h.wait(t)
+		if ending(t, kube, h.namespace) {
+			t.Fatalf("%s: the namespace ended with the process: there is nothing to sweep", how)
+		}
+	}
+	if said := ended["-timeout"].output.String(); !strings.Contains(said, "panic: test timed out after 20s") {
+		t.Errorf("the helper with a time limit said:\n%s", said)
+	}
+	next := New(t, Options{AuthMode: UserPass})
+	for how, h := range ended {
+		wantGone(t, kube, h.namespace, podsGone)
+		if left, err := filepath.Glob(filepath.Join(os.TempDir(), "*"+h.namespace+"*")); err != nil || len(left) > 0 {
+			t.Errorf("%s: files are left: %v, %v", how, left, err)
+		}
+	}
+	pingAll(t, living) // which the sweep left alone
+	pingAll(t, next)
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -66,11 +67,11 @@ func (h Host) startOne(ctx context.Context, s *Stack, binary, device string) err
 	if err != nil {
 		return fmt.Errorf("agent %s: %w", device, err)
 	}
-	var runtime map[string]any
+	var engine map[string]any
 	if h.RuntimeSocket != "" {
-		runtime = map[string]any{"socket": h.RuntimeSocket}
+		engine = map[string]any{"socket": h.RuntimeSocket}
 	}
-	config, err := s.agentFiles(device, dir, filepath.Join(dir, "state"), s.NATSURL, runtime, login)
+	config, err := s.agentFiles(device, dir, filepath.Join(dir, "state"), s.NATSURL, engine, login)
 	if err != nil {
 		return err
 	}
@@ -96,14 +97,23 @@ func (h Host) startOne(ctx context.Context, s *Stack, binary, device string) err
 	if s.ctx.Err() != nil {
 		return errors.New("the stack is being closed")
 	}
-	if err := a.cmd.Start(); err != nil {
+	started := make(chan error, 1)
+	s.wg.Go(func() {
+		// The signal of hostAttributes comes when the thread ends that started the agent:
+		// this one is nobody else's until the agent has ended.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := a.cmd.Start()
+		started <- err
+		if err == nil {
+			a.err = a.cmd.Wait()
+			close(a.exited)
+		}
+	})
+	if err := <-started; err != nil {
 		return fmt.Errorf("agent %s: %w", device, err)
 	}
 	s.agents = append(s.agents, a)
-	s.wg.Go(func() {
-		a.err = a.cmd.Wait()
-		close(a.exited)
-	})
 	return nil
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/harmony-fleet/fleet/internal/access"
 	"github.com/harmony-fleet/fleet/internal/credentials"
 	"github.com/harmony-fleet/fleet/internal/issuer"
+	"github.com/harmony-fleet/fleet/internal/pki"
 )
 
 // Issuer makes the tokens of callout mode: [Fixture] or [External].
@@ -67,11 +68,11 @@ func (Fixture) prepare(ctx context.Context, s *Stack) (*identity, error) {
 	if err != nil {
 		return nil, fmt.Errorf("prepare the issuer: %w", err)
 	}
-	cert, certKey, err := s.authority.server(s.hosts(partIssuer)...)
+	pair, err := s.authority.Issue(pki.Request{Hosts: s.hosts(partIssuer)})
 	if err != nil {
 		return nil, err
 	}
-	files := map[string][]byte{"signing.pem": key, "tls.crt": cert, "tls.key": certKey}
+	files := map[string][]byte{"signing.pem": key, "tls.crt": pair.Cert, "tls.key": pair.Key}
 	var list []map[string]any
 	for _, u := range users {
 		list = append(list, map[string]any{"name": u.Name, "roles": u.Roles})
@@ -93,7 +94,7 @@ func (Fixture) prepare(ctx context.Context, s *Stack) (*identity, error) {
 		return nil, err
 	}
 	return &identity{
-		url: url, projectID: srv.ProjectID(), ca: s.authority.pem, adminToken: admin,
+		url: url, projectID: srv.ProjectID(), ca: s.authority.CertPEM(), adminToken: admin,
 		part: &part{name: partIssuer, image: s.images[programOIDC.Name], args: []string{"--config", filesDir + "/fleet-oidc.toml"}, files: files},
 		deviceKey: func(_ context.Context, device string) ([]byte, error) {
 			return srv.KeyFile(deviceUser(device))

@@ -34,8 +34,19 @@ const (
 	podsGone   = 10 * time.Second
 )
 
-// inEachMode runs a test in both ways to sign in.
+// inEachMode runs a test in both ways to sign in, at once: most of what a stack takes
+// is waiting. Environment variables are for the caller to set.
 func inEachMode(t *testing.T, test func(t *testing.T, mode AuthMode)) {
+	for _, mode := range []AuthMode{UserPass, Callout} {
+		t.Run(string(mode), func(t *testing.T) {
+			t.Parallel()
+			test(t, mode)
+		})
+	}
+}
+
+// inEachModeInTurn is for tests that also keep a container engine busy.
+func inEachModeInTurn(t *testing.T, test func(t *testing.T, mode AuthMode)) {
 	for _, mode := range []AuthMode{UserPass, Callout} {
 		t.Run(string(mode), func(t *testing.T) { test(t, mode) })
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/harmony-fleet/fleet/internal/broker"
 	"github.com/harmony-fleet/fleet/internal/callout"
 	"github.com/harmony-fleet/fleet/internal/credentials"
+	"github.com/harmony-fleet/fleet/internal/pki"
 )
 
 // Names of parts, of their Pods, Secrets and Services.
@@ -73,7 +74,7 @@ func (s *Stack) hosts(services ...string) []string {
 
 func (s *Stack) natsPart() (part, error) {
 	hosts := append(s.hosts(partNATS, serviceDevices), "localhost", "127.0.0.1", "::1")
-	cert, key, err := s.authority.server(append(hosts, s.cluster.NodeAddresses()...)...)
+	pair, err := s.authority.Issue(pki.Request{Hosts: append(hosts, s.cluster.NodeAddresses()...)})
 	if err != nil {
 		return part{}, err
 	}
@@ -97,7 +98,7 @@ func (s *Stack) natsPart() (part, error) {
 	}
 	return part{
 		name: partNATS, image: s.images[programNATS.Name], args: []string{"-c", filesDir + "/nats.conf"},
-		files: map[string][]byte{"nats.conf": []byte(text), "tls.crt": cert, "tls.key": key},
+		files: map[string][]byte{"nats.conf": []byte(text), "tls.crt": pair.Cert, "tls.key": pair.Key},
 	}, nil
 }
 
@@ -108,7 +109,7 @@ func (s *Stack) calloutPart(cluster map[string]any) (part, error) {
 		"roles": access.Roles(), "devices": "*-" + s.Namespace,
 	}
 	files := map[string][]byte{
-		"ca.pem": s.authority.pem, callout.IssuerSeedFile: s.seeds.Issuer, callout.XKeySeedFile: s.seeds.XKey,
+		"ca.pem": s.authority.CertPEM(), callout.IssuerSeedFile: s.seeds.Issuer, callout.XKeySeedFile: s.seeds.XKey,
 		"callout.password": []byte(s.secrets.callout),
 	}
 	if s.identity.ca != nil {
@@ -157,7 +158,7 @@ func (s *Stack) agentFiles(device, dir, state, url string, runtime map[string]an
 	if err != nil {
 		return nil, fmt.Errorf("configuration of agent %s: %w", device, err)
 	}
-	return map[string][]byte{"fleet-agent.toml": text, "ca.pem": s.authority.pem}, nil
+	return map[string][]byte{"fleet-agent.toml": text, "ca.pem": s.authority.CertPEM()}, nil
 }
 
 // sharedLogin is what all devices sign in with in userpass mode.

@@ -24,9 +24,9 @@ const (
 	labelOpen = "fleet.harmony.dev/open"
 )
 
-// part is a program that runs as a Pod.
+// part is a program that runs as a container, most often the only one of its Pod.
 type part struct {
-	name  string // of the Pod and of its Secret
+	name  string // of the container, of its Secret, and of a Pod of its own
 	image string
 	args  []string
 	files map[string][]byte // by name, below filesDir
@@ -38,16 +38,13 @@ type part struct {
 	items  map[string]string
 }
 
-// pod is of a kind that passes the restricted level of Pod Security and OKD's
-// restricted-v2: no user is named, so that the cluster may choose one.
-func (p part) pod(pull corev1.PullPolicy, uid *int64) *corev1.Pod {
+// newPod is a Pod with a container for each of the parts. It is of a kind that passes
+// the restricted level of Pod Security and OKD's restricted-v2: no user is named, so
+// that the cluster may choose one.
+func newPod(name string, parts []part, pull corev1.PullPolicy, uid *int64) *corev1.Pod {
 	yes, no, none := true, false, int64(0)
-	files := &corev1.SecretVolumeSource{SecretName: cmp.Or(p.secret, p.name)}
-	for _, name := range slices.Sorted(maps.Keys(p.items)) {
-		files.Items = append(files.Items, corev1.KeyToPath{Key: p.items[name], Path: name})
-	}
 	pod := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: p.name, Labels: map[string]string{labelPart: p.name}},
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{labelPart: name}},
 		Spec: corev1.PodSpec{
 			ServiceAccountName:            serviceAccount,
 			AutomountServiceAccountToken:  &no,
@@ -58,45 +55,64 @@ func (p part) pod(pull corev1.PullPolicy, uid *int64) *corev1.Pod {
 				RunAsUser:      uid,
 				SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
 			},
-			Containers: []corev1.Container{{
-				Name: p.name, Image: p.image, ImagePullPolicy: pull, Args: p.args,
-				SecurityContext: &corev1.SecurityContext{
-					AllowPrivilegeEscalation: &no,
-					ReadOnlyRootFilesystem:   &yes,
-					Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
-				},
-				VolumeMounts: []corev1.VolumeMount{
-					{Name: "files", MountPath: filesDir, ReadOnly: true},
-					{Name: "state", MountPath: stateDir},
-				},
-			}},
-			Volumes: []corev1.Volume{
-				{Name: "files", VolumeSource: corev1.VolumeSource{Secret: files}},
-				{Name: "state", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}},
-			},
 		},
 	}
-	if p.edit != nil {
-		p.edit(&pod.Spec)
+	for i, p := range parts {
+		p.addTo(&pod.Spec, i, pull)
 	}
 	return pod
+}
+
+// addTo adds the part as container number i, with volumes that no other one sees.
+func (p part) addTo(pod *corev1.PodSpec, i int, pull corev1.PullPolicy) {
+	yes, no := true, false
+	source := &corev1.SecretVolumeSource{SecretName: cmp.Or(p.secret, p.name)}
+	for _, name := range slices.Sorted(maps.Keys(p.items)) {
+		source.Items = append(source.Items, corev1.KeyToPath{Key: p.items[name], Path: name})
+	}
+	files, state := "files", "state"
+	if i > 0 {
+		files, state = fmt.Sprintf("files-%d", i), fmt.Sprintf("state-%d", i)
+	}
+	pod.Containers = append(pod.Containers, corev1.Container{
+		Name: p.name, Image: p.image, ImagePullPolicy: pull, Args: p.args,
+		SecurityContext: &corev1.SecurityContext{
+			AllowPrivilegeEscalation: &no,
+			ReadOnlyRootFilesystem:   &yes,
+			Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
+		},
+		VolumeMounts: []corev1.VolumeMount{
+			{Name: files, MountPath: filesDir, ReadOnly: true},
+			{Name: state, MountPath: stateDir},
+		},
+	})
+	pod.Volumes = append(pod.Volumes,
+		corev1.Volume{Name: files, VolumeSource: corev1.VolumeSource{Secret: source}},
+		corev1.Volume{Name: state, VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}},
+	)
+	if p.edit != nil {
+		p.edit(pod)
+	}
 }
 
 // serviceAccount is of the stack's own: nothing waits for a controller to make
 // "default". It has no rights.
 const serviceAccount = "fleet"
 
-// createPart makes the Secret and the Pod of p.
+// createPart makes the Secret of p, and a Pod for it alone.
 func (s *Stack) createPart(ctx context.Context, p part) error {
-	if p.secret == "" {
-		if err := s.createSecret(ctx, p.name, p.files); err != nil {
-			return err
-		}
+	if err := s.createSecret(ctx, p.name, p.files); err != nil {
+		return err
 	}
+	return s.startPod(ctx, p.name, p)
+}
+
+// startPod makes a Pod of the parts, and has it made again when somebody deletes it.
+func (s *Stack) startPod(ctx context.Context, name string, parts ...part) error {
 	s.mu.Lock()
-	s.parts[p.name] = p
+	s.parts[name] = parts
 	s.mu.Unlock()
-	return s.createPod(ctx, p)
+	return s.createPod(ctx, name, parts)
 }
 
 func (s *Stack) createSecret(ctx context.Context, name string, files map[string][]byte) error {
@@ -107,14 +123,14 @@ func (s *Stack) createSecret(ctx context.Context, name string, files map[string]
 	return nil
 }
 
-func (s *Stack) createPod(ctx context.Context, p part) error {
+func (s *Stack) createPod(ctx context.Context, name string, parts []part) error {
 	pull := corev1.PullNever // the image is on the node; who has no such image is told at once
 	if s.opts.Registry != "" {
 		pull = corev1.PullIfNotPresent
 	}
-	_, err := s.kube.CoreV1().Pods(s.Namespace).Create(ctx, p.pod(pull, s.opts.hooks.uid), metav1.CreateOptions{})
+	_, err := s.kube.CoreV1().Pods(s.Namespace).Create(ctx, newPod(name, parts, pull, s.opts.hooks.uid), metav1.CreateOptions{})
 	if err != nil {
-		return fmt.Errorf("create Pod %s: %w", p.name, err)
+		return fmt.Errorf("create Pod %s: %w", name, err)
 	}
 	return nil
 }
@@ -123,12 +139,12 @@ func (s *Stack) createPod(ctx context.Context, p part) error {
 // its Pods, which has them run half a second earlier than a Deployment would.
 func (s *Stack) recreate(name string) {
 	s.mu.Lock()
-	p, ok := s.parts[name]
+	parts, ok := s.parts[name]
 	s.mu.Unlock()
 	if !ok || s.ctx.Err() != nil {
 		return
 	}
-	err := s.createPod(s.ctx, p)
+	err := s.createPod(s.ctx, name, parts)
 	if err != nil && s.ctx.Err() == nil && !apierrors.IsAlreadyExists(err) {
 		s.opts.Logger.Warn("a Pod that was deleted was not made again", "pod", name, "error", err)
 	}

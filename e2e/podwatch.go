@@ -154,15 +154,16 @@ func stuck(pod *corev1.Pod) string {
 	return ""
 }
 
-// state says in a few words how a Pod does.
-func state(pod *corev1.Pod) string {
-	for _, c := range pod.Status.ContainerStatuses {
-		switch {
-		case c.State.Waiting != nil:
-			return c.State.Waiting.Reason + " " + oneLine(c.State.Waiting.Message)
-		case c.State.Terminated != nil:
-			return fmt.Sprintf("ended with exit code %d (%s)", c.State.Terminated.ExitCode, c.State.Terminated.Reason)
-		}
+// state says in a few words how a container of a Pod does.
+func state(pod *corev1.Pod, container string) string {
+	c := status(pod, container).State
+	switch {
+	case c.Waiting != nil:
+		return strings.TrimSpace(c.Waiting.Reason + " " + oneLine(c.Waiting.Message))
+	case c.Terminated != nil:
+		return fmt.Sprintf("ended with exit code %d (%s)", c.Terminated.ExitCode, c.Terminated.Reason)
+	case c.Running != nil:
+		return "running"
 	}
 	for _, c := range pod.Status.Conditions {
 		if c.Type == corev1.PodScheduled && c.Status != corev1.ConditionTrue {
@@ -170,6 +171,25 @@ func state(pod *corev1.Pod) string {
 		}
 	}
 	return strings.ToLower(string(pod.Status.Phase))
+}
+
+// status is what the cluster says of a container; zero where it has said nothing yet.
+func status(pod *corev1.Pod, container string) corev1.ContainerStatus {
+	for _, c := range pod.Status.ContainerStatuses {
+		if c.Name == container {
+			return c
+		}
+	}
+	return corev1.ContainerStatus{}
+}
+
+// containerName names a container in messages and files: by its Pod where it has the
+// same name, as the only one of a Pod has.
+func containerName(pod *corev1.Pod, container string) string {
+	if container == pod.Name {
+		return pod.Name
+	}
+	return pod.Name + "." + container
 }
 
 func oneLine(text string) string { return strings.Join(strings.Fields(text), " ") }

@@ -17,6 +17,8 @@ import (
 	"github.com/harmony-fleet/fleet/e2e/cluster"
 	"github.com/harmony-fleet/fleet/e2e/image"
 	"github.com/harmony-fleet/fleet/internal/callout"
+	"github.com/harmony-fleet/fleet/internal/natsconn"
+	"github.com/harmony-fleet/fleet/internal/pki"
 )
 
 // readyTimeout bounds a bring-up once cluster and images are there.
@@ -24,6 +26,9 @@ const readyTimeout = 90 * time.Second
 
 // namespaceTimeout bounds the first answer of the cluster, which takes milliseconds.
 const namespaceTimeout = 20 * time.Second
+
+// certLifetime is that of a stack's certificates, which no stack outlives.
+const certLifetime = 30 * 24 * time.Hour
 
 // Stack is a fleet that is up. Its methods may be called from any goroutine.
 type Stack struct {
@@ -44,7 +49,7 @@ type Stack struct {
 	cluster   cluster.Cluster
 	kube      *kubeClient
 	images    map[string]string // by program
-	authority *authority
+	authority *pki.Authority
 	secrets   secrets
 	seeds     callout.Seeds
 	identity  *identity         // nil in userpass mode
@@ -57,10 +62,10 @@ type Stack struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+	conns  natsconn.Group
 
 	mu             sync.Mutex
-	parts          map[string]part // by Pod
-	conns          []*nats.Conn
+	parts          map[string][]part // by Pod
 	agents         []*hostAgent
 	system         *nats.Conn
 	data           *nats.Conn
@@ -87,7 +92,7 @@ func BringUp(ctx context.Context, opts Options) (_ *Stack, err error) {
 	}
 	s := &Stack{
 		Namespace: newNamespaceName(), opts: opts, begin: time.Now(),
-		secrets: newSecrets(), addresses: map[string]string{}, parts: map[string]part{}, settled: make(chan struct{}),
+		secrets: newSecrets(), addresses: map[string]string{}, parts: map[string][]part{}, settled: make(chan struct{}),
 	}
 	defer close(s.settled)
 	for i := range opts.NumDevices {
@@ -162,14 +167,14 @@ func (s *Stack) makeFiles() (err error) {
 	if s.dir, err = makeDir(s.Namespace, s.opts.KeepNamespace); err != nil {
 		return err
 	}
-	if s.authority, err = newAuthority(s.Namespace); err != nil {
+	if s.authority, err = pki.New("Harmony Fleet "+s.Namespace, certLifetime); err != nil {
 		return err
 	}
 	if s.seeds, err = callout.NewSeeds(); err != nil {
 		return err
 	}
 	s.CAFile = filepath.Join(s.dir, "ca.pem")
-	return os.WriteFile(s.CAFile, s.authority.pem, 0o644)
+	return os.WriteFile(s.CAFile, s.authority.CertPEM(), 0o644)
 }
 
 // makeNamespace makes the namespace and what Pods need to be made at all.

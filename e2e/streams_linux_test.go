@@ -16,7 +16,7 @@ import (
 // TestStreamsOfADeviceOfThisMachine: logs, exec and shell through the cluster's edge,
 // TLS and the accounts of both ways to sign in, to a real container.
 func TestStreamsOfADeviceOfThisMachine(t *testing.T) {
-	inEachMode(t, func(t *testing.T, mode AuthMode) {
+	inEachModeInTurn(t, func(t *testing.T, mode AuthMode) {
 		Require(t)
 		podman := hostpodman.Start(t)
 		s := New(t, Options{AuthMode: mode, AgentTarget: Host{RuntimeSocket: podman.Socket}})

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -22,6 +23,7 @@ import (
 	"github.com/harmony-fleet/fleet/e2e/image"
 	"github.com/harmony-fleet/fleet/internal/access"
 	"github.com/harmony-fleet/fleet/internal/issuer"
+	"github.com/harmony-fleet/fleet/internal/testcert"
 	"github.com/harmony-fleet/fleet/internal/testwait"
 )
 
@@ -51,6 +53,37 @@ func TestAgentsOnThisMachine(t *testing.T) {
 			}
 		}
 	})
+}
+
+// The kernel takes the end of the thread that started a process for the end of its
+// parent. Threads end while a test runs, of those that have changed namespaces for
+// example: an agent must not end with one of them.
+func TestAgentOnThisMachineOutlivesTheThreadThatAskedForIt(t *testing.T) {
+	s := New(t, Options{AuthMode: UserPass, AgentTarget: Host{}})
+	binary, err := Host{}.build(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	device := "vm-device-01-" + s.Namespace
+	started := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // for good: the thread ends with the goroutine
+		started <- Host{}.startOne(t.Context(), s, binary, device)
+	}()
+	if err := <-started; err != nil {
+		t.Fatal(err)
+	}
+	testwait.For(t, patience, "the agent to take commands", func() bool {
+		_, err := s.Client().Ping(t.Context(), device)
+		return err == nil
+	})
+	for _, a := range s.hostAgents() {
+		select {
+		case <-a.exited:
+			t.Errorf("the agent of %s has ended: %v", a.device, a.err)
+		default:
+		}
+	}
 }
 
 func TestAgentOnThisMachineThatHangsIsKilled(t *testing.T) {
@@ -112,27 +145,12 @@ func TestAgentOnThisMachineHasItsPodman(t *testing.T) {
 func TestExternalIssuer(t *testing.T) {
 	for name, target := range map[string]AgentTarget{"pod": Pod{}, "host": Host{}} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			_, c := kubeOf(t)
 			here := addressTowards(t, c.NodeAddresses()[0])
-			ca, err := newAuthority("external issuer")
-			if err != nil {
-				t.Fatal(err)
-			}
-			cert, key, err := ca.server(here)
-			if err != nil {
-				t.Fatal(err)
-			}
-			dir := t.TempDir()
-			write := func(name string, content []byte) string {
-				t.Helper()
-				path := filepath.Join(dir, name)
-				if err := os.WriteFile(path, content, 0o600); err != nil {
-					t.Fatal(err)
-				}
-				return path
-			}
+			cert := testcert.New(t, here)
 			srv, err := issuer.Start(t.Context(), issuer.Options{
-				Listen: net.JoinHostPort(here, "0"), TLSCert: write("tls.crt", cert), TLSKey: write("tls.key", key),
+				Listen: net.JoinHostPort(here, "0"), TLSCert: cert.Cert, TLSKey: cert.Key,
 				Users: []issuer.User{{Name: "boss", Roles: []string{string(access.RoleAdmin)}}},
 			})
 			if err != nil {
@@ -143,8 +161,12 @@ func TestExternalIssuer(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			keyFile := filepath.Join(t.TempDir(), "boss.json")
+			if err := os.WriteFile(keyFile, boss, 0o600); err != nil {
+				t.Fatal(err)
+			}
 			s := New(t, Options{NumDevices: 2, AgentTarget: target, Issuer: External{
-				URL: srv.URL(), ProjectID: srv.ProjectID(), CAFile: write("ca.pem", ca.pem), KeyFile: write("boss.json", boss),
+				URL: srv.URL(), ProjectID: srv.ProjectID(), CAFile: cert.CA, KeyFile: keyFile,
 				DeviceKey: func(_ context.Context, device string) ([]byte, error) {
 					if err := srv.AddUser(issuer.User{Name: "device-" + device, Roles: []string{string(access.RoleDevice)}}); err != nil {
 						return nil, err
@@ -218,7 +240,7 @@ func TestComponentRunsBesideTheOthers(t *testing.T) {
 		Edit: func(spec *corev1.PodSpec) { spec.Hostname = "edited" },
 	}}})
 	testwait.For(t, patience, "the component to serve", func() bool {
-		log, err := s.podLog(t.Context(), "second-oidc", false, maxLogLines)
+		log, err := s.podLog(t.Context(), "second-oidc", "second-oidc", false, maxLogLines)
 		return err == nil && strings.Contains(string(log), "issuer ready") && strings.Contains(string(log), s.Namespace+":9443")
 	})
 	pod, err := s.kube.CoreV1().Pods(s.Namespace).Get(t.Context(), "second-oidc", metav1.GetOptions{})

@@ -63,7 +63,7 @@ func TestMain(m *testing.M) {
 // world is a broker, a Podman, and the configuration of an agent of both.
 type world struct {
 	t      testing.TB
-	podman *podmantest.Podman
+	podman *podmantest.Podman // nil where the world is of another engine
 	broker *broker.Server
 	kv     jetstream.KeyValue
 	status chan command.Status // the latest one
@@ -73,8 +73,18 @@ type world struct {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	w := &world{t: t, podman: podmantest.Start(t), state: filepath.Join(t.TempDir(), "state"), status: make(chan command.Status, 1)}
-	w.podman.Image(t, probe)
+	podman := podmantest.Start(t)
+	podman.Image(t, probe)
+	w := newWorldOf(t, podman.Socket, "")
+	w.podman = podman
+	return w
+}
+
+// newWorldOf is a world with the engine at socket, and more in the configuration
+// of the agent.
+func newWorldOf(t testing.TB, socket, more string) *world {
+	t.Helper()
+	w := &world{t: t, state: filepath.Join(t.TempDir(), "state"), status: make(chan command.Status, 1)}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	srv, err := broker.Start(ctx, broker.Config{
@@ -113,8 +123,8 @@ func newWorld(t testing.TB) *world {
 		t.Fatal(err)
 	}
 	w.config = filepath.Join(t.TempDir(), "agent.toml")
-	text := fmt.Sprintf("[agent]\ndevice_id = %q\nstate_dir = %q\n[nats]\nurl = %q\n[credentials]\ntype = \"shared\"\nuser = %q\npassword = %q\n[runtime]\nsocket = %q\n",
-		device, w.state, srv.ClientURL(), broker.UserDevice, password, w.podman.Socket)
+	text := fmt.Sprintf("[agent]\ndevice_id = %q\nstate_dir = %q\n[nats]\nurl = %q\n[credentials]\ntype = \"shared\"\nuser = %q\npassword = %q\n[runtime]\nsocket = %q\n%s",
+		device, w.state, srv.ClientURL(), broker.UserDevice, password, socket, more)
 	if err := os.WriteFile(w.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/harmony-fleet/fleet/internal/agent/journal"
 	"github.com/harmony-fleet/fleet/internal/agent/session"
 	"github.com/harmony-fleet/fleet/internal/agent/spool"
+	"github.com/harmony-fleet/fleet/internal/agent/workload"
 	"github.com/harmony-fleet/fleet/internal/brokertime"
 	"github.com/harmony-fleet/fleet/internal/engine"
 	"github.com/harmony-fleet/fleet/internal/reconcile"
@@ -40,6 +41,7 @@ type Agent struct {
 	runtime     *reconcile.Reconciler
 	engine      *engine.Engine // of logs, exec and shell; nil: there is none
 	closeEngine func() error   // nil: the engine is not the agent's
+	workloads   *workload.Server
 
 	ran     atomic.Bool
 	ready   chan struct{}
@@ -272,6 +274,7 @@ func (a *Agent) openState(dir *stateDir) error {
 		return errors.Join(err, sp.Close())
 	}
 	a.server.table.journal = j
+	a.settle(started)
 	a.server.table.restore(started)
 	if torn != nil {
 		a.damaged("Journal", torn.String())

@@ -8,15 +8,15 @@ import (
 )
 
 var errEarlier = command.NewError(command.KindStartedNoResult,
-	"it had started when the agent ended; whether it came to an end is not known, and it does not run again")
+	"it had started when the agent ended, and how it ended is not known; the agent ended what it found of it when it started again, and does not run it again")
 
 // start puts a request into the journal. With an error it must not run.
-func (t *table) start(e *entry) error {
+func (t *table) start(e *entry, caller command.AuditCaller) error {
 	if t.journal == nil {
 		return nil
 	}
 	err := t.journal.Begin(journal.Entry{
-		Key: journal.Key{UID: e.key.uid, ID: e.key.id}, Verb: e.verb, Digest: e.digest, Deadline: e.deadline,
+		Key: journal.Key{UID: e.key.uid, ID: e.key.id}, User: caller.User, Account: caller.Account, Verb: e.verb, Digest: e.digest, Deadline: e.deadline,
 	})
 	if err != nil {
 		return err
@@ -69,16 +69,16 @@ func (t *table) forgetDropped() {
 	}
 }
 
-// restore takes in what earlier runs have started.
+// restore takes in what earlier runs have started, and settled the end of.
 func (t *table) restore(started []journal.Entry) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, s := range started {
 		e := &entry{
-			key: requestKey{s.UID, s.ID}, verb: s.Verb, digest: s.Digest, deadline: s.Deadline, journaled: true, earlier: true,
+			key: requestKey{s.UID, s.ID}, verb: s.Verb, digest: s.Digest, deadline: s.Deadline, journaled: true, finished: true,
 		}
 		if o := s.Ended; o != nil {
-			e.finished, e.open, e.exitCode, e.failure = true, o.Open, o.ExitCode, commandError(o.Failure)
+			e.exitCode, e.failure = o.ExitCode, commandError(o.Failure)
 			e.reply = reply{data: o.Reply, err: commandError(o.Error)}
 		}
 		if t.entries == nil {
@@ -112,8 +112,6 @@ func (t *table) result(key requestKey) (command.ResultReply, *command.Error) {
 	case e == nil || e.place != nil:
 		return command.ResultReply{}, command.NewError(command.KindNotFound,
 			"no request %s of this caller that changes something is remembered: it did not start here, or its result is not kept any more", key.id)
-	case e.earlier && (!e.finished || e.open):
-		return command.ResultReply{}, errEarlier
 	case !e.finished || e.open:
 		return command.ResultReply{}, command.NewError(command.KindStartedNoResult, "it is running; ask again later")
 	}
@@ -121,6 +119,9 @@ func (t *table) result(key requestKey) (command.ResultReply, *command.Error) {
 	failure := e.reply.err
 	if failure == nil {
 		failure = e.failure
+	}
+	if failure != nil && failure.Kind == command.KindStartedNoResult {
+		return command.ResultReply{}, failure
 	}
 	if failure != nil {
 		r.Outcome, r.Message = failure.Outcome, failure.Message

@@ -92,9 +92,9 @@ func startProcess(t testing.TB, env ...string) (kill func()) {
 // TestTLSBetweenProcesses: the agent's process checks the server's certificate
 // against its CA file and is pinged through TLS; with another CA it stays away.
 func TestTLSBetweenProcesses(t *testing.T) {
-	cert, key := testcert.SelfSigned(t, t.TempDir())
+	cert := testcert.New(t)
 	srv, err := broker.Start(t.Context(), broker.Config{
-		Port: broker.AnyPort, StoreDir: t.TempDir(), TLS: &broker.TLS{CertFile: cert, KeyFile: key},
+		Port: broker.AnyPort, StoreDir: t.TempDir(), TLS: &broker.TLS{CertFile: cert.Cert, KeyFile: cert.Key},
 		UserPass: &broker.UserPass{Ops: password, Data: password, Device: password},
 	})
 	if err != nil {
@@ -103,7 +103,7 @@ func TestTLSBetweenProcesses(t *testing.T) {
 	t.Cleanup(srv.Close)
 	url := "tls://" + srv.Addr().String()
 	ops, err := natsconn.Connect(t.Context(), natsconn.Config{
-		URLs: []string{url}, TLS: natsconn.TLS{CA: cert}, InboxPrefix: command.InboxPrefix(command.UID(broker.UserOps)),
+		URLs: []string{url}, TLS: natsconn.TLS{CA: cert.CA}, InboxPrefix: command.InboxPrefix(command.UID(broker.UserOps)),
 		Credentials: credentials.Static(credentials.Credential{User: broker.UserOps, Password: password}),
 	})
 	if err != nil {
@@ -114,14 +114,14 @@ func TestTLSBetweenProcesses(t *testing.T) {
 		_, err := ops.Request(command.Subject("d1", command.VerbPing), nil, patience)
 		return err
 	}
-	stranger, _ := testcert.SelfSigned(t, t.TempDir())
+	stranger := testcert.New(t).CA
 	stopped := startProcess(t, childURL+"="+url, childCA+"="+stranger, childDir+"="+t.TempDir())
 	testwait.For(t, patience, "an attempt that fails", func() bool { return srv.NumClients() == 1 && failedHandshakes(t, srv) > 0 })
 	if err := ping(); !errors.Is(err, nats.ErrNoResponders) {
 		t.Errorf("with another CA: %v", err)
 	}
 	stopped()
-	startProcess(t, childURL+"="+url, childCA+"="+cert, childDir+"="+t.TempDir())
+	startProcess(t, childURL+"="+url, childCA+"="+cert.CA, childDir+"="+t.TempDir())
 	testwait.For(t, patience, "a ping", func() bool { return ping() == nil })
 	conns, err := srv.Connz(&natsserver.ConnzOptions{Username: true})
 	if err != nil {
@@ -341,7 +341,7 @@ func TestTheJournalTellsTheLastOfAnOutcome(t *testing.T) {
 		if refusal != nil {
 			t.Fatal(refusal)
 		}
-		if err := tab.start(e); err != nil {
+		if err := tab.start(e, command.AuditCaller{UID: "alice"}); err != nil {
 			t.Fatal(err)
 		}
 		var both sync.WaitGroup

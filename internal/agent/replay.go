@@ -73,7 +73,6 @@ type entry struct {
 	// Of lasting entries:
 	deadline  time.Time
 	journaled bool
-	earlier   bool           // it started in an earlier run of the agent
 	open      bool           // finished, and its process goes on
 	over      bool           // its process has ended
 	exitCode  *int           // of its process
@@ -81,7 +80,7 @@ type entry struct {
 }
 
 // running tells whether the entry must stay whatever its age.
-func (e *entry) running() bool { return !e.earlier && (!e.finished || e.open) }
+func (e *entry) running() bool { return !e.finished || e.open }
 
 // reply is what was answered first.
 type reply struct {
@@ -111,8 +110,6 @@ func (t *table) begin(key requestKey, verb command.Verb, digest string, now, dea
 		case e.verb != verb || e.digest != digest:
 			return nil, nil, command.NewError(command.KindBadRequest,
 				"request id %s was used for another command by the same caller; make a new id for each command", key.id)
-		case !e.finished && e.earlier:
-			return nil, nil, errEarlier
 		case !e.finished:
 			return nil, nil, command.NewError(command.KindDuplicate, "the same request is running")
 		}

@@ -337,7 +337,7 @@ func (s *server) begin(c *call, req *Request) *answer {
 	if err := req.StillValid(); err != nil {
 		return refuse(asCommandError(err))
 	}
-	if err := s.table.start(e); err != nil {
+	if err := s.table.start(e, c.caller); err != nil {
 		s.journalFault(err)
 		return s.withdraw(c, command.NewError(command.KindBusy,
 			"this device cannot note on its disk that the command starts; it did not run; see to the disk, and try again"))

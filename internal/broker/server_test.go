@@ -2,17 +2,10 @@ package broker
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"math/big"
 	"net"
 	"os"
 	"os/exec"
@@ -25,6 +18,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/harmony-fleet/fleet/command"
+	"github.com/harmony-fleet/fleet/internal/testcert"
 	"github.com/harmony-fleet/fleet/internal/testwait"
 )
 
@@ -304,42 +298,8 @@ func TestASeparateServerRunsTheRenderedConfiguration(t *testing.T) {
 	pingAcross(t, url)
 }
 
-// testCertificates makes a CA and a server certificate for 127.0.0.1.
 func testCertificates(t *testing.T) *TLS {
 	t.Helper()
-	key := func() *ecdsa.PrivateKey {
-		k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return k
-	}
-	caKey, serverKey := key(), key()
-	ca := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test CA"}, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageCertSign,
-	}
-	leaf := &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "127.0.0.1"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore: ca.NotBefore, NotAfter: ca.NotAfter, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	dir := t.TempDir()
-	write := func(name, kind string, der []byte, err error) string {
-		if err != nil {
-			t.Fatal(err)
-		}
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
-	caDER, caErr := x509.CreateCertificate(rand.Reader, ca, ca, &caKey.PublicKey, caKey)
-	leafDER, leafErr := x509.CreateCertificate(rand.Reader, leaf, ca, &serverKey.PublicKey, caKey)
-	keyDER, keyErr := x509.MarshalPKCS8PrivateKey(serverKey)
-	return &TLS{
-		CAFile:   write("ca.crt", "CERTIFICATE", caDER, caErr),
-		CertFile: write("tls.crt", "CERTIFICATE", leafDER, leafErr),
-		KeyFile:  write("tls.key", "PRIVATE KEY", keyDER, keyErr), VerifyClients: true,
-	}
+	c := testcert.New(t)
+	return &TLS{CAFile: c.CA, CertFile: c.Cert, KeyFile: c.Key, VerifyClients: true}
 }

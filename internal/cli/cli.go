@@ -71,6 +71,9 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	a.command = cmd.CommandPath()
 	a.report(err)
+	if !a.started && cmd.Annotations[ownCode] != "" {
+		return ownFailure
+	}
 	return exitCode(err)
 }
 
@@ -123,7 +126,8 @@ FLEET_PASSWORD, then from the context file that fleet up writes.`,
 		// Without a command of its own, help; with something else, an error.
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-		PersistentPreRunE: func(*cobra.Command, []string) error {
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			a.command = cmd.CommandPath()
 			if err := a.checkGlobal(); err != nil {
 				return err
 			}

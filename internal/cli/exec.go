@@ -65,6 +65,7 @@ Ctrl-C sends an interrupt to the program; a second one ends fleet, and with it t
 Where the connection is lost for good, fleet result tells later how it ended.`,
 		Example: `  fleet exec vm-device-00 --container web -- ls -l /srv
   tar c . | fleet exec vm-device-00 --container web -i -- tar x -C /srv`,
+		Annotations: map[string]string{ownCode: "yes"},
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) < 2 {
 				return errors.New("say on which device, and behind -- what to run: fleet exec DEVICE -- PROGRAM [ARG...]")
@@ -150,6 +151,10 @@ func (e *execCommand) output(ctx context.Context, c *client.Client, device strin
 // ownFailure is the exit code of exec and shell where they failed themselves:
 // the others are the program's.
 const ownFailure = 255
+
+// ownCode marks commands of which every failure of their own, of the command line
+// too, has that code.
+const ownCode = "own exit code"
 
 // own gives an error of exec or shell its exit code.
 func (a *app) own(err error) error {

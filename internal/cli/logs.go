@@ -25,17 +25,23 @@ type logsCommand struct {
 func newLogsCommand(a *app) *cobra.Command {
 	l := &logsCommand{app: a}
 	cmd := &cobra.Command{
-		Use:   "logs DEVICE CONTAINER [-f]",
+		Use:   "logs DEVICE [CONTAINER] [-f]",
 		Short: "Show the output of a container",
 		Long: `Prints what a container on a device wrote: its stdout to stdout, its stderr to stderr.
-CONTAINER is a service's name, or deployment/service where the name alone is not unique.
+CONTAINER is a service's name, or deployment/service where the name alone is not unique; it
+may be left out where the device has one container only.
 With -f it goes on with new output, also of the container that replaces this one, until
 Ctrl-C.`,
 		Example: `  fleet logs vm-device-00 web --tail 20
   fleet logs vm-device-00 hello/web -f --since 10m --timestamps`,
-		Args: cobra.ExactArgs(2),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 || len(args) > 2 {
+				return errors.New("say a DEVICE and, if it has several, one CONTAINER: fleet logs DEVICE CONTAINER")
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return l.run(cmd.Context(), cmd.Flags().Changed("tail"), args[0], args[1])
+			return l.run(cmd.Context(), cmd.Flags().Changed("tail"), args[0], strings.Join(args[1:], ""))
 		},
 	}
 	f := cmd.Flags()

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -17,7 +18,12 @@ func newResultCommand(a *app) *cobra.Command {
 request id fleet then told. The exit code of fleet is 0 where the program ended, whatever its
 own exit code, which is printed; 4 while the end is not known (started_no_result); 1 for a
 request that the device does not know.`,
-		Args: cobra.ExactArgs(2),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 2 {
+				return errors.New("say a DEVICE and the id of one request, which fleet told when the connection was lost")
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error { return a.result(cmd.Context(), args[0], args[1]) },
 	}
 }

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 
 	"github.com/spf13/cobra"
 
@@ -22,7 +23,13 @@ func newShellCommand(a *app) *cobra.Command {
 		Long: `Opens a shell, or the program named, in a terminal. Everything that is typed goes to it,
 Ctrl-C too. Enter, then ~. leaves; everything that was started in the terminal ends with it.
 The exit code is the shell's; 255 means that fleet itself failed, and stderr says how.`,
-		Args: cobra.MinimumNArgs(1),
+		Annotations: map[string]string{ownCode: "yes"},
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return errors.New("say on which device: fleet shell DEVICE")
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error { return a.own(s.run(cmd.Context(), args[0], args[1:])) },
 	}
 	s.where.register(cmd)

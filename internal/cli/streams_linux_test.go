@@ -48,8 +48,15 @@ func TestStreamsFromTheCommandLine(t *testing.T) {
 		{[]string{"exec", "vm-device-00", "--host", "--", "id"}, 255, "", "fleet: exec vm-device-00: denied: the policy of this device does not allow exec on the host, only in containers\n"},
 		{[]string{"exec", "vm-device-99", "--container", "web", "--", "id"}, 255, "", "fleet: exec vm-device-99: unknown_device: nobody listens there, and no device of that id has ever reported; check the id\n"},
 		{[]string{"exec", "vm-device-00", "--", "seq", "2"}, 0, "1\n2\n", ""},
-		{[]string{"exec", "vm-device-00", "--host", "--container", "web", "--", "id"}, 255, "", "fleet: --container and --host: say one of them; see fleet --help\n"},
+		{[]string{"exec", "vm-device-00", "--host", "--container", "web", "--", "id"}, 255, "", "fleet: --container and --host: say one of them; see fleet exec --help\n"},
 		{[]string{"shell", "vm-device-00", "--container", "web"}, 255, "", "fleet: rejected: standard input is not a terminal; for a pipe use fleet exec -i\n"},
+		{[]string{"logs", "vm-device-00"}, 0, "one\ntwo\n", "oops\n"},
+		{[]string{"logs"}, 2, "", "fleet: say a DEVICE and, if it has several, one CONTAINER: fleet logs DEVICE CONTAINER; see fleet logs --help\n"},
+		{[]string{"exec", "vm-device-00"}, 255, "", "fleet: say on which device, and behind -- what to run: fleet exec DEVICE -- PROGRAM [ARG...]; see fleet exec --help\n"},
+		{[]string{"exec", "--nope"}, 255, "", "fleet: unknown flag: --nope; see fleet exec --help\n"},
+		{[]string{"exec", "vm-device-00", "--as-user", "nosuch", "--", "id"}, 255, "", "fleet: exec vm-device-00: failed: the container engine did not start the program; is there such a user in the container hello/web? The agent's log says what the engine said\n"},
+		{[]string{"shell"}, 255, "", "fleet: say on which device: fleet shell DEVICE; see fleet shell --help\n"},
+		{[]string{"result", "vm-device-00"}, 2, "", "fleet: say a DEVICE and the id of one request, which fleet told when the connection was lost; see fleet result --help\n"},
 		{[]string{"result", "vm-device-00", "x"}, 2, "", `fleet: rejected: request id "x": want a lower-case UUID such as 01890a5d-ac96-774b-bcce-b302099a8057` + "\n"},
 	} {
 		o := h.fleet(c.args...)

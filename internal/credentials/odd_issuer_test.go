@@ -14,6 +14,7 @@ import (
 
 	"github.com/harmony-fleet/fleet/internal/credentials"
 	"github.com/harmony-fleet/fleet/internal/issuer"
+	"github.com/harmony-fleet/fleet/internal/testcert"
 )
 
 // oddIssuer answers discovery rightly and the rest as told.
@@ -142,17 +143,17 @@ func TestMovedTokenEndpointIsFoundAgain(t *testing.T) {
 }
 
 func TestCAFileIsTheOnlyAuthority(t *testing.T) {
-	cert, key := selfSigned(t)
-	w := newWorld(t, issuer.Options{TLSCert: cert, TLSKey: key})
+	cert := testcert.New(t)
+	w := newWorld(t, issuer.Options{TLSCert: cert.Cert, TLSKey: cert.Key})
 	if _, err := w.src.Credential(t.Context()); !errors.Is(err, credentials.ErrUnavailable) || !strings.Contains(err.Error(), "set ca_file") {
 		t.Errorf("without a CA file: %v", err)
 	}
-	for name, tc := range map[string]struct{ content, says string }{
-		"no certificate": {"garbage", "no certificate"},
-		"another CA":     {read(t, first(selfSigned(t))), "set ca_file"},
-		"the right CA":   {read(t, cert), ""},
+	for name, tc := range map[string]struct{ file, says string }{
+		"no certificate": {write(t, t.TempDir()+"/ca.pem", "garbage", 0o644), "no certificate"},
+		"another CA":     {testcert.New(t).CA, "set ca_file"},
+		"the right CA":   {cert.CA, ""},
 	} {
-		w.cfg.CAFile = write(t, t.TempDir()+"/ca.pem", tc.content, 0o644)
+		w.cfg.CAFile = tc.file
 		_, err := source(t, w.cfg).Credential(t.Context())
 		if tc.says == "" && err != nil || tc.says != "" && (err == nil || !strings.Contains(err.Error(), tc.says)) {
 			t.Errorf("%s: %v, want %q", name, err, tc.says)

@@ -26,6 +26,12 @@ const demuxBuffer = 64 << 10
 // valid only during the call. It ends without an error where r does, between two
 // frames.
 func Demux(r io.Reader, write func(Output, []byte) error) error {
+	return DemuxFrames(r, func(out Output, _ bool, b []byte) error { return write(out, b) })
+}
+
+// DemuxFrames is Demux for those to whom frames matter, as with
+// [LogsOptions].Timestamps: begins is true with the first bytes of each.
+func DemuxFrames(r io.Reader, write func(out Output, begins bool, b []byte) error) error {
 	br := bufio.NewReaderSize(r, demuxBuffer)
 	var header [8]byte
 	for {
@@ -42,12 +48,13 @@ func Demux(r io.Reader, write func(Output, []byte) error) error {
 		if out > Stderr || header[1]|header[2]|header[3] != 0 {
 			return fmt.Errorf("the engine's stream is out of step: frame header % x", header)
 		}
+		begins := true
 		for left := int(binary.BigEndian.Uint32(header[4:])); left > 0; {
-			n, err := some(br, left, func(b []byte) error { return write(out, b) })
+			n, err := some(br, left, func(b []byte) error { return write(out, begins, b) })
 			if err != nil {
 				return err
 			}
-			left -= n
+			left, begins = left-n, false
 		}
 	}
 }

@@ -90,7 +90,7 @@ events_logger = "file"
 		}
 		return err == nil
 	})
-	rootfs, err := tools()
+	rootfs, err := RootFS()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -246,9 +246,9 @@ var programs = []string{
 
 var library = regexp.MustCompile(`(?m)(/\S+)\s+\(0x`)
 
-// tools is a tar archive of a root file system with programs of this machine and
-// the libraries that they need.
-func tools() ([]byte, error) {
+// RootFS is a tar archive of the root file system of [Image]: programs of this
+// machine and the libraries that they need.
+func RootFS() ([]byte, error) {
 	files := map[string]string{} // in the archive: here
 	for _, name := range programs {
 		path, err := exec.LookPath(name)

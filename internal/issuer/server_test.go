@@ -3,15 +3,9 @@ package issuer
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
-	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -22,6 +16,7 @@ import (
 	"time"
 
 	"github.com/harmony-fleet/fleet/internal/credentials"
+	"github.com/harmony-fleet/fleet/internal/testcert"
 	"github.com/harmony-fleet/fleet/internal/testwait"
 )
 
@@ -294,8 +289,14 @@ func TestTwoKeyFilesMadeAtOnceAreOne(t *testing.T) {
 }
 
 func TestServesTLS(t *testing.T) {
-	cert, key, ca := selfSigned(t)
-	s := start(t, Options{TLSCert: cert, TLSKey: key, Users: []User{admin}})
+	cert := testcert.New(t)
+	pem, err := os.ReadFile(cert.CA)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca := x509.NewCertPool()
+	ca.AppendCertsFromPEM(pem)
+	s := start(t, Options{TLSCert: cert.Cert, TLSKey: cert.Key, Users: []User{admin}})
 	if !strings.HasPrefix(s.URL(), "https://127.0.0.1:") {
 		t.Fatal(s.URL())
 	}
@@ -304,34 +305,10 @@ func TestServesTLS(t *testing.T) {
 	if _, err := verify(t, c, s, mint(t, s, admin.Name, MintOptions{}), DefaultProjectID); err != nil {
 		t.Error(err)
 	}
-	if s, err := Start(t.Context(), Options{TLSCert: "missing", TLSKey: key}); err == nil {
+	if s, err := Start(t.Context(), Options{TLSCert: "missing", TLSKey: cert.Key}); err == nil {
 		s.Close()
 		t.Error("started without a certificate")
 	}
-}
-
-func selfSigned(t *testing.T) (cert, key string, ca *x509.CertPool) {
-	t.Helper()
-	priv, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tmpl := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, priv.Public(), priv)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pkcs8, err := x509.MarshalPKCS8PrivateKey(priv)
-	if err != nil {
-		t.Fatal(err)
-	}
-	certPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	ca = x509.NewCertPool()
-	ca.AppendCertsFromPEM(certPEM)
-	return writeTemp(t, "tls.crt", certPEM), writeTemp(t, "tls.key", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})), ca
 }
 
 func TestIssuerURLCanBeOverridden(t *testing.T) {

@@ -302,11 +302,10 @@ func TestDiscoveredServersAreIgnoredOverPlaintext(t *testing.T) {
 }
 
 func TestTLSIsRequiredWhereACAIsGiven(t *testing.T) {
-	dir := t.TempDir()
-	certFile, keyFile := testcert.SelfSigned(t, dir)
+	cert := testcert.New(t)
 	pass := &broker.UserPass{Ops: "o", Data: "d", Device: "v"}
 	secure, err := broker.Start(t.Context(), broker.Config{
-		Port: broker.AnyPort, StoreDir: t.TempDir(), UserPass: pass, TLS: &broker.TLS{CertFile: certFile, KeyFile: keyFile},
+		Port: broker.AnyPort, StoreDir: t.TempDir(), UserPass: pass, TLS: &broker.TLS{CertFile: cert.Cert, KeyFile: cert.Key},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -316,7 +315,7 @@ func TestTLSIsRequiredWhereACAIsGiven(t *testing.T) {
 
 	cfg := opsConfig(secure, "o")
 	cfg.URLs = []string{"nats://" + secure.Addr().String()}
-	cfg.TLS.CA = certFile
+	cfg.TLS.CA = cert.CA
 	nc, err := natsconn.Connect(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -328,8 +327,8 @@ func TestTLSIsRequiredWhereACAIsGiven(t *testing.T) {
 
 	for name, change := range map[string]func(*natsconn.Config){
 		"server without TLS":          func(c *natsconn.Config) { c.URLs = []string{"nats://" + plain.Addr().String()} },
-		"certificate of someone else": func(c *natsconn.Config) { c.TLS.CA, _ = testcert.SelfSigned(t, t.TempDir()) },
-		"CA file missing":             func(c *natsconn.Config) { c.TLS.CA = filepath.Join(dir, "absent.pem") },
+		"certificate of someone else": func(c *natsconn.Config) { c.TLS.CA = testcert.New(t).CA },
+		"CA file missing":             func(c *natsconn.Config) { c.TLS.CA = filepath.Join(t.TempDir(), "absent.pem") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := cfg

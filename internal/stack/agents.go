@@ -51,7 +51,7 @@ func (s *Stack) newAgent(name, id string) (*agent.Agent, error) {
 		DeviceID: id,
 		StateDir: stateDir,
 		NATS: natsconn.Config{
-			URLs: []string{s.NATSURL()}, TLS: natsconn.TLS{CA: s.tls.ca}, Credentials: creds, Options: soon(),
+			URLs: []string{s.NATSURL()}, TLS: natsconn.TLS{CA: s.tls.ca}, Credentials: creds, Options: natsconn.Soon(),
 		},
 		RuntimeEnabled: s.opts.RuntimeSocket != "",
 		RuntimeSocket:  s.opts.RuntimeSocket,

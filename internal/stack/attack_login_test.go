@@ -144,7 +144,7 @@ func TestAnAgentWithAnotherDevicesKeyTakesNoCommands(t *testing.T) {
 	must(t, err)
 	var ran atomic.Int64
 	impostor, err := agent.New(agent.Options{
-		DeviceID: victim, NATS: natsconn.Config{URLs: []string{a.NATSURL()}, Credentials: creds, Options: soon()},
+		DeviceID: victim, NATS: natsconn.Config{URLs: []string{a.NATSURL()}, Credentials: creds, Options: natsconn.Soon()},
 		Handlers: map[command.Verb]agent.Handler{command.VerbExec: agent.HandlerFunc(func(context.Context, *agent.Request) (any, error) {
 			ran.Add(1)
 			return nil, nil

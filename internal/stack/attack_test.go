@@ -53,7 +53,7 @@ func newArena(t *testing.T, auth Auth) *arena {
 	creds, err := a.deviceCredentials(victim)
 	must(t, err)
 	a.agent, err = agent.New(agent.Options{
-		DeviceID: victim, StateDir: stateDir, NATS: natsconn.Config{URLs: []string{a.NATSURL()}, Credentials: creds, Options: soon()},
+		DeviceID: victim, StateDir: stateDir, NATS: natsconn.Config{URLs: []string{a.NATSURL()}, Credentials: creds, Options: natsconn.Soon()},
 		Handlers: map[command.Verb]agent.Handler{command.VerbExec: agent.HandlerFunc(a.exec)},
 		RetryMin: 50 * time.Millisecond, RetryMax: time.Second, DrainTimeout: time.Second, AuditDelay: 10 * time.Millisecond,
 		Logger: logger,

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -28,29 +27,13 @@ func (s *Stack) DataConn(ctx context.Context) (*nats.Conn, error) {
 	return s.connect(ctx, access.Data, "data")
 }
 
+// dial makes a connection that the stack closes at the latest.
 func (s *Stack) dial(ctx context.Context, src credentials.Source, inbox, name string, opts ...nats.Option) (*nats.Conn, error) {
-	nc, err := natsconn.Connect(ctx, natsconn.Config{
+	return s.conns.Connect(ctx, natsconn.Config{
 		URLs: []string{s.NATSURL()}, TLS: natsconn.TLS{CA: s.tls.ca},
 		Credentials: src, InboxPrefix: inbox, Name: name, Logger: s.log,
-		Options: append(soon(), opts...),
+		Options: append(natsconn.Soon(), opts...),
 	})
-	if err != nil {
-		return nil, err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.ctx.Err() != nil {
-		nc.Close()
-		return nil, errors.New("the fleet is being stopped")
-	}
-	s.conns = append(slices.DeleteFunc(s.conns, (*nats.Conn).IsClosed), nc)
-	return nc, nil
-}
-
-// soon makes connections come back quickly: everything is on one machine, and
-// there is no herd to keep from the broker.
-func soon() []nats.Option {
-	return []nats.Option{nats.ReconnectWait(100 * time.Millisecond), nats.ReconnectJitter(50*time.Millisecond, 50*time.Millisecond)}
 }
 
 // source is a function as a credentials.Source.

@@ -34,6 +34,7 @@ import (
 	"github.com/harmony-fleet/fleet/internal/broker"
 	"github.com/harmony-fleet/fleet/internal/callout"
 	"github.com/harmony-fleet/fleet/internal/issuer"
+	"github.com/harmony-fleet/fleet/internal/natsconn"
 )
 
 // Auth is a way to sign in.
@@ -132,6 +133,7 @@ type Stack struct {
 	wg     sync.WaitGroup
 
 	issuer *issuer.Server // nil in userpass mode
+	conns  natsconn.Group
 
 	mu         sync.Mutex
 	brokerCfg  broker.Config // with the port that was found
@@ -139,7 +141,6 @@ type Stack struct {
 	callout    *running
 	agents     map[string]*running // by name, which is the device id for the first of each
 	adminToken string
-	conns      []*nats.Conn
 	users      int // counts identities made by ConnectAs
 
 	operator *nats.Conn
@@ -272,12 +273,10 @@ func (s *Stack) close() error {
 		s.client.Close()
 	}
 	s.mu.Lock()
-	conns, agents := s.conns, s.agents
-	s.conns, s.agents = nil, map[string]*running{}
+	agents := s.agents
+	s.agents = map[string]*running{}
 	s.mu.Unlock()
-	for _, nc := range conns {
-		nc.Close()
-	}
+	s.conns.Close()
 	var errs []error
 	for _, a := range agents {
 		a.cancel()

@@ -178,7 +178,8 @@ func testSignals(t *testing.T, s *Stack) {
 	if err != nil || r.ExitCode != 137 || time.Since(began) > 5*time.Second {
 		t.Errorf("after its timeout: %+v, %v, %v", r, err, time.Since(began))
 	}
-	// Cancelled: it and what it started are gone.
+	// Cancelled: it and what it started are gone, also what left its session twice
+	// and has no parent any more.
 	ctx, cancel := context.WithCancel(t.Context())
 	out = newSignalled(io.Discard)
 	go func() {
@@ -186,12 +187,13 @@ func testSignals(t *testing.T, s *Stack) {
 		cancel()
 	}()
 	_, err = s.Client().Exec(ctx, dev, client.ExecOptions{
-		Container: "web", Argv: []string{"sh", "-c", "sleep 7654321 & echo ready; wait"}, Stdout: out,
+		Container: "web", Argv: []string{"sh", "-c", "setsid -f setsid -f sleep 7654322; sleep 7654321 & echo ready; wait"}, Stdout: out,
 	})
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
 	noProcess(t, "7654321")
+	noProcess(t, "7654322")
 }
 
 // noProcess waits until no process of this machine has word among its arguments.
@@ -243,6 +245,8 @@ func testShell(t *testing.T, s *Stack) {
 	noProcess(t, "1234567")
 	write("sleep 2345678 &\r")
 	testwait.For(t, patience, "the program in the background", func() bool { return hostpodman.Running("2345678") })
+	write("setsid -f setsid -f sleep 2345679\r")
+	testwait.For(t, patience, "the program that left the terminal", func() bool { return hostpodman.Running("2345679") })
 	write("exit 5\r")
 	select {
 	case err := <-done:
@@ -253,6 +257,7 @@ func testShell(t *testing.T, s *Stack) {
 		t.Fatalf("the shell does not end; it shows %q", screen.String())
 	}
 	noProcess(t, "2345678")
+	noProcess(t, "2345679")
 	typed.Close()
 }
 

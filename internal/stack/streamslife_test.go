@@ -314,8 +314,8 @@ func TestPolicy(t *testing.T) {
 				<-out.ready
 				cancel()
 			}()
-			_, err := c.Exec(ctx, dev, client.ExecOptions{Host: true, Argv: []string{"sh", "-c", "sleep 6543210 & echo ready; wait"}, Stdout: out})
-			testwait.For(t, patience, "the program to be gone", func() bool { return !hostpodman.Running("6543210") })
+			_, err := c.Exec(ctx, dev, client.ExecOptions{Host: true, Argv: []string{"sh", "-c", "env -i /usr/bin/setsid -f /usr/bin/setsid -f sleep 6543211; sleep 6543210 & echo ready; wait"}, Stdout: out})
+			testwait.For(t, patience, "the program to be gone", func() bool { return !hostpodman.Running("6543210") && !hostpodman.Running("6543211") })
 			return err
 		}, context.Canceled},
 	} {

@@ -1,20 +1,14 @@
 package stack
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/pem"
-	"errors"
 	"fmt"
-	"math/big"
-	"net"
 	"os"
 	"time"
 
 	"github.com/harmony-fleet/fleet/internal/atomicfile"
+	"github.com/harmony-fleet/fleet/internal/pki"
 )
 
 // tlsFiles are PEM files of a generated authority and of the one certificate it
@@ -36,40 +30,20 @@ func (d *directory) makeTLS() (tlsFiles, error) {
 	if f.fresh() {
 		return f, nil
 	}
-	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	ca, err := pki.New("Harmony Fleet local authority", certLifetime)
 	if err != nil {
 		return f, err
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	pair, err := ca.Issue(pki.Request{Hosts: []string{"localhost", "127.0.0.1", "::1"}})
 	if err != nil {
 		return f, err
 	}
-	now := time.Now()
-	ca := &x509.Certificate{
-		SerialNumber: serial(), Subject: pkix.Name{CommonName: "Harmony Fleet local authority"},
-		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(certLifetime),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	for path, content := range map[string][]byte{f.ca: ca.CertPEM(), f.cert: pair.Cert, f.key: pair.Key} {
+		if err := atomicfile.Write(path, content); err != nil {
+			return f, fmt.Errorf("write certificate: %w", err)
+		}
 	}
-	leaf := &x509.Certificate{
-		SerialNumber: serial(), Subject: pkix.Name{CommonName: "localhost"},
-		NotBefore: ca.NotBefore, NotAfter: ca.NotAfter,
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
-	}
-	caDER, err := x509.CreateCertificate(rand.Reader, ca, ca, &caKey.PublicKey, caKey)
-	if err != nil {
-		return f, err
-	}
-	leafDER, err := x509.CreateCertificate(rand.Reader, leaf, ca, &key.PublicKey, caKey)
-	if err != nil {
-		return f, err
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return f, err
-	}
-	return f, errors.Join(
-		writePEM(f.ca, "CERTIFICATE", caDER), writePEM(f.cert, "CERTIFICATE", leafDER), writePEM(f.key, "PRIVATE KEY", keyDER))
+	return f, nil
 }
 
 // fresh tells whether all files are there and the certificate is good for a
@@ -90,19 +64,4 @@ func (f tlsFiles) fresh() bool {
 	}
 	cert, err := x509.ParseCertificate(block.Bytes)
 	return err == nil && time.Until(cert.NotAfter) > certLifetime/2
-}
-
-func writePEM(path, kind string, der []byte) error {
-	if err := atomicfile.Write(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})); err != nil {
-		return fmt.Errorf("write certificate: %w", err)
-	}
-	return nil
-}
-
-func serial() *big.Int {
-	n, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
-	if err != nil {
-		panic(err) // crypto/rand does not fail
-	}
-	return n
 }

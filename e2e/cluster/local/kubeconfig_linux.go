@@ -5,15 +5,17 @@ import (
 
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/harmony-fleet/fleet/internal/pki"
 )
 
 // kubeconfig returns a kubeconfig file for one user of one cluster, certificates
 // included, so that it can be moved.
-func kubeconfig(name, server string, ca []byte, pair keyPair) ([]byte, error) {
+func kubeconfig(name, server string, ca []byte, pair pki.Pair) ([]byte, error) {
 	entry := "harmony-fleet-" + name
 	config := clientcmdapi.NewConfig()
 	config.Clusters[entry] = &clientcmdapi.Cluster{Server: server, CertificateAuthorityData: ca}
-	config.AuthInfos[entry] = &clientcmdapi.AuthInfo{ClientCertificateData: pair.cert, ClientKeyData: pair.key}
+	config.AuthInfos[entry] = &clientcmdapi.AuthInfo{ClientCertificateData: pair.Cert, ClientKeyData: pair.Key}
 	config.Contexts[entry] = &clientcmdapi.Context{Cluster: entry, AuthInfo: entry, Namespace: "default"}
 	config.CurrentContext = entry
 	content, err := clientcmd.Write(*config)

@@ -32,6 +32,8 @@ type Key struct {
 // Entry is a request that has started.
 type Entry struct {
 	Key
+	User     string       `json:"user,omitempty"`    // of the caller, as audit has it
+	Account  string       `json:"account,omitempty"` // likewise
 	Verb     command.Verb `json:"verb"`
 	Digest   string       `json:"digest"` // of the payload
 	Deadline time.Time    `json:"deadline"`

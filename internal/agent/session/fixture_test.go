@@ -99,6 +99,7 @@ func (r *rig) dial(user, password, inbox string) *nats.Conn {
 func (r *rig) connectDevice() *nats.Conn {
 	r.t.Helper()
 	nc := r.dial(broker.UserDevice, "v", command.DeviceInboxPrefix(device))
+	nc.SetReconnectHandler(func(*nats.Conn) { r.m.Connected() }) // as the agent does
 	if _, err := nc.Subscribe(command.Subscription(device), r.handle); err != nil {
 		r.t.Fatal(err)
 	}

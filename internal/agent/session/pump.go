@@ -25,6 +25,7 @@ func (s *Session) pump() {
 			on = at
 			s.mu.Lock()
 			s.out.rewind()
+			s.tell = true // what the caller said may be lost too; it answers
 			s.nextTry = time.Time{}
 			s.mu.Unlock()
 		}
@@ -79,8 +80,17 @@ func (s *Session) over(now time.Time) bool {
 		return sent || now.Sub(s.heard) >= 2*o.Lease
 	case s.m.stopping.Load():
 		return sent || now.Sub(s.ended) >= stopGrace
+	case now.Sub(later(s.ended, s.moved)) >= o.Lease:
+		return true // the caller is there, and acknowledges nothing: it keeps the place no longer
 	}
 	return false
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
 }
 
 // send sends one message, if one is due.
@@ -89,6 +99,10 @@ func (s *Session) send(nc *nats.Conn, now time.Time) bool {
 	if now.Before(s.nextTry) {
 		s.mu.Unlock()
 		return false
+	}
+	if s.resend && now.Sub(s.resent) >= resendEvery {
+		s.resend, s.resent, s.tell = false, now, true
+		s.out.rewind()
 	}
 	msg := &nats.Msg{Subject: s.subject, Header: nats.Header{}}
 	if s.tell || now.Sub(s.sentAt) >= s.m.o.Keepalive {
@@ -140,6 +154,9 @@ func (s *Session) sent(err error, now time.Time) bool {
 const (
 	sendRetry = 250 * time.Millisecond
 	stopGrace = time.Second // for the end to go out when the agent stops
+	// resendEvery is how often at most a caller gets everything again that it did not
+	// acknowledge: a few bytes of its would else cost a whole window each.
+	resendEvery = 250 * time.Millisecond
 )
 
 // wait is how long the pump has nothing to do by itself.
@@ -155,6 +172,12 @@ func (s *Session) wait(now time.Time) time.Duration {
 	sooner(s.sentAt.Add(s.m.o.Keepalive))
 	sooner(s.heard.Add(s.m.o.Lease))
 	sooner(s.nextTry)
+	if s.resend {
+		sooner(s.resent.Add(resendEvery))
+	}
+	if !s.ended.IsZero() {
+		sooner(later(s.ended, s.moved).Add(s.m.o.Lease))
+	}
 	if s.m.stopping.Load() {
 		sooner(now.Add(sendRetry))
 	}

@@ -68,9 +68,14 @@ type Session struct {
 	stderr  int64
 	heard   time.Time // when the caller last said something
 	busy    time.Time // when bytes last moved
+	orders  orders
 	resize  *command.Resize
+	sized   uint64 // number of the last resize
 	signals []command.Signal
-	tell    bool // a progress message is due
+	tell    bool      // a progress message is due
+	resend  bool      // what is not acknowledged is to be sent again
+	resent  time.Time // when it last was
+	moved   time.Time // when something was acknowledged
 	notices []string
 	ended   time.Time // when the end was put in out; zero: it was not
 	nextTry time.Time // after a failed send
@@ -285,22 +290,20 @@ func (s *Session) control(op command.SessionOp, header map[string][]string, data
 	switch op {
 	case command.OpCredit:
 		c, err := command.DecodeSession[command.Credit](data)
+		before := s.out.ackSeq
 		if err != nil || !s.out.grant(c.Ack, c.Credit, s.window) {
 			s.cancel(errProtocol)
 			return
 		}
-		if c.Resend {
-			s.out.rewind()
-			s.tell = true
+		if s.out.ackSeq > before {
+			s.moved = s.heard
 		}
+		s.resend = s.resend || c.Resend
 		s.changed.Broadcast()
 		s.poke()
 	case command.OpIn, command.OpEOF:
-		var seq uint64
-		if values := header[command.HeaderSeq]; len(values) == 1 {
-			seq, _ = command.ReadSeq(values[0])
-		}
-		if seq == 0 || len(data) > command.MaxChunk || !s.in.take(seq, data, op == command.OpEOF) {
+		seq, err := command.ControlSeq(header)
+		if err != nil || seq == 0 || len(data) > command.MaxChunk || !s.in.take(seq, data, op == command.OpEOF) {
 			s.cancel(errProtocol)
 			return
 		}
@@ -309,18 +312,29 @@ func (s *Session) control(op command.SessionOp, header map[string][]string, data
 			s.tellLocked()
 		}
 		s.changed.Broadcast()
-	case command.OpResize:
-		if r, err := command.DecodeSession[command.Resize](data); err == nil {
-			s.resize = &r
-			s.controlled()
+	case command.OpResize, command.OpSignal:
+		seq, err := command.ControlSeq(header)
+		if err != nil || !s.orders.first(seq) {
+			return // a copy, which came by another connection
 		}
-	case command.OpSignal:
-		if sig, err := command.DecodeSession[command.Signal](data); err == nil && len(s.signals) < maxSignals {
-			s.signals = append(s.signals, sig)
-			s.controlled()
-		}
+		s.orderLocked(op, seq, data)
 	case command.OpCancel:
 		s.cancel(ErrCancelled)
+	}
+}
+
+// orderLocked takes a resize or a signal for the process.
+func (s *Session) orderLocked(op command.SessionOp, seq uint64, data []byte) {
+	if op == command.OpResize {
+		if r, err := command.DecodeSession[command.Resize](data); err == nil && (seq == 0 || seq > s.sized) {
+			s.resize, s.sized = &r, seq
+			s.controlled()
+		}
+		return
+	}
+	if sig, err := command.DecodeSession[command.Signal](data); err == nil && len(s.signals) < maxSignals {
+		s.signals = append(s.signals, sig)
+		s.controlled()
 	}
 }
 

@@ -3,7 +3,9 @@ package session_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"runtime"
 	"strconv"
@@ -43,10 +45,7 @@ func TestOutputArrivesWhole(t *testing.T) {
 func TestOutputSurvivesBreaks(t *testing.T) {
 	for name, disturb := range map[string]func(*rig){
 		"the caller reconnects": func(r *rig) { r.must(r.ops.ForceReconnect()) },
-		"the device reconnects": func(r *rig) {
-			r.must(r.conn.Load().ForceReconnect())
-			r.m.Connected()
-		},
+		"the device reconnects": func(r *rig) { r.must(r.conn.Load().ForceReconnect()) },
 		"the device renews its connection": func(r *rig) {
 			old := r.conn.Load()
 			r.connectDevice()
@@ -153,6 +152,56 @@ func TestASlowReaderStopsTheSource(t *testing.T) {
 	if err := within(t, done); err != nil || out.len() != size {
 		t.Errorf("%d bytes, %v", out.len(), err)
 	}
+}
+
+// A caller that asks for everything again and again gets it a few times a second:
+// each time costs the device a whole window.
+func TestResendsAreBounded(t *testing.T) {
+	const chunks, size = 8, command.MaxChunk
+	r := newRig(t, session.Options{}, func(ctx context.Context, s *session.Session, _ command.LogsRequest) session.Result {
+		_, _ = s.Write(command.StreamStdout, make([]byte, chunks*size))
+		<-ctx.Done()
+		return session.Result{}
+	})
+	id, uid := command.NewSessionID(), command.UID(broker.UserOps)
+	got := make(chan *nats.Msg, 4096)
+	sub, err := r.ops.ChanSubscribe(command.SessionSubject(device, uid, id), got)
+	r.must(err)
+	defer func() { _ = sub.Unsubscribe() }()
+	request, err := json.Marshal(command.LogsRequest{Session: &command.Session{ID: id, Credit: chunks * size}, Container: "x", Stdout: true})
+	r.must(err)
+	_, err = r.ops.Request(command.Subject(device, command.VerbLogs), request, patience)
+	r.must(err)
+	control := func(op command.SessionOp, payload string) {
+		r.must(r.ops.Publish(command.SessionControlSubject(device, uid, id, op), []byte(payload)))
+	}
+	stop := time.NewTimer(time.Second)
+	defer stop.Stop()
+	asks := time.NewTicker(time.Millisecond)
+	defer asks.Stop()
+	bytes, asked := 0, 0
+	for on := true; on; {
+		select {
+		case msg := <-got:
+			if msg.Header.Get(command.HeaderStream) == string(command.StreamStdout) {
+				bytes += len(msg.Data)
+			}
+		case <-asks.C:
+			asked++
+			control(command.OpCredit, `{"ack":0,"credit":1,"resend":true}`)
+		case <-stop.C:
+			on = false
+		}
+	}
+	if most := 6 * chunks * size; bytes > most || bytes < 2*chunks*size {
+		t.Errorf("%d bytes came in a second in which they were asked for %d times, want %d to %d", bytes, asked, 2*chunks*size, most)
+	}
+	control(command.OpCancel, "")
+	for end := false; !end; {
+		end = within(t, got).Header.Get(command.HeaderEnd) != ""
+	}
+	control(command.OpCredit, fmt.Sprintf(`{"ack":%d,"credit":1}`, chunks+1))
+	testwait.For(t, patience, "the session to be forgotten", func() bool { return r.m.Len() == 0 })
 }
 
 func TestStreamsAreKeptApart(t *testing.T) {

@@ -26,17 +26,23 @@ func (s *Server) prepareContainer(ctx context.Context, c Call, p program, w engi
 		return nil, command.NewError(command.KindRuntimeUnavailable,
 			"this agent cannot see the processes of the container %s, and so could not end what %s starts; run the agent in the host's PID namespace, as a user that may signal them", nameOf(w), c.Verb)
 	}
+	mark := markOf(s.o.DeviceID, c.Verb, c.Caller.UID, c.Header.RequestID)
 	return func(ctx context.Context) (process, error) {
 		x, err := s.o.Engine.CreateExec(ctx, w.ID, engine.ExecSpec{
-			Argv: p.argv, Env: p.environ(), Workdir: p.workdir, User: p.user, Stdin: p.stdin, TTY: p.tty,
+			Argv: p.argv, Env: p.environ(mark), Workdir: p.workdir, User: p.user, Stdin: p.stdin, TTY: p.tty,
 		})
 		if err != nil {
 			return nil, s.engineFault(err, w)
 		}
 		if err := x.Start(ctx); err != nil {
-			return nil, s.engineFault(err, w)
+			err = s.engineFault(err, w)
+			if p.user != "" && kindOf(err) == command.KindRuntimeUnavailable {
+				// What the engine says of it is lost on the way.
+				err = command.NewError(command.KindRuntimeUnavailable, "the container engine did not start the program; is there such a user in the container %s? The agent's log says what the engine said", nameOf(w))
+			}
+			return nil, err
 		}
-		proc := &containerProcess{exec: x, name: nameOf(w), mount: mount}
+		proc := &containerProcess{exec: x, name: nameOf(w), mount: mount, mark: mark}
 		if p.tty {
 			// Before the program could look at it. One that has ended already needs none.
 			_ = proc.Resize(p.rows, p.cols)
@@ -75,6 +81,7 @@ type containerProcess struct {
 	exec  *engine.Exec
 	name  string
 	mount string // the container's mount namespace: what tells its processes from others
+	mark  string
 
 	mu     sync.Mutex
 	leader *leader // nil: not looked up
@@ -177,7 +184,7 @@ func (p *containerProcess) find() (*leader, error) {
 }
 
 // Attend looks the process up while it runs: once its first process has ended,
-// what it left behind could not be found.
+// what it left behind could be found only by the mark.
 func (p *containerProcess) Attend() { _, _ = p.find() }
 
 func (p *containerProcess) Signal(name string) error {
@@ -195,7 +202,8 @@ func (p *containerProcess) Signal(name string) error {
 func (p *containerProcess) Kill() {
 	l, err := p.find()
 	if err != nil || l == nil {
+		newFamily(p.mark).kill() // of what it left behind
 		return
 	}
-	l.killSession()
+	l.killAll(p.mark)
 }

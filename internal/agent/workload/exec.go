@@ -141,12 +141,16 @@ func (p program) check(verb command.Verb) error {
 	return nil
 }
 
-func (p program) environ() []string {
+// environ is what is added to the environment. The mark is the agent's own,
+// whatever the caller says.
+func (p program) environ(mark string) []string {
 	var env []string
 	for _, name := range slices.Sorted(maps.Keys(p.env)) {
-		env = append(env, name+"="+p.env[name])
+		if name != markName {
+			env = append(env, name+"="+p.env[name])
+		}
 	}
-	return env
+	return append(env, markName+"="+mark)
 }
 
 // prepare checks everything that can be checked before the program starts, and

@@ -31,7 +31,21 @@ func (s *Server) prepareHost(c Call, p program) (func(context.Context) (process,
 	if len(p.argv) == 0 {
 		p.argv = []string{as.shell, "-l"}
 	}
-	return func(context.Context) (process, error) { return startHost(p, as) }, nil
+	mark := markOf(s.o.DeviceID, c.Verb, c.Caller.UID, c.Header.RequestID)
+	return func(context.Context) (process, error) {
+		h, err := startHost(p, as, mark)
+		if err != nil {
+			return nil, err
+		}
+		s.containment.Do(func() {
+			if h.cgroup != nil {
+				s.log.Info("programs on the host are held by a cgroup of their own", "parent", filepath.Dir(h.cgroup.dir))
+			} else {
+				s.log.Warn("programs on the host are not held by a cgroup, since the agent can make none; what they start is found by its parent, its session and its environment", "error", h.uncontained)
+			}
+		})
+		return h, nil
+	}, nil
 }
 
 // account is the user that programs on the host run as.
@@ -81,22 +95,25 @@ const hostPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // hostProcess is a program on the device itself.
 type hostProcess struct {
-	cmd    *exec.Cmd
-	leader *leader
-	stdin  io.WriteCloser
-	out    []*os.File // what the program writes
-	names  []command.Stream
-	tty    *os.File // nil: none
-	exited chan struct{}
-	code   int
-	err    error
-	once   sync.Once
+	cmd         *exec.Cmd
+	leader      *leader
+	mark        string
+	cgroup      *cgroup // nil: none can be made, and uncontained says why
+	uncontained error
+	stdin       io.WriteCloser
+	out         []*os.File // what the program writes
+	names       []command.Stream
+	tty         *os.File // nil: none
+	exited      chan struct{}
+	code        int
+	err         error
+	once        sync.Once
 }
 
-func startHost(p program, as account) (_ process, err error) {
-	h := &hostProcess{exited: make(chan struct{})}
+func startHost(p program, as account, mark string) (_ *hostProcess, err error) {
+	h := &hostProcess{mark: mark, exited: make(chan struct{})}
 	env := []string{"PATH=" + hostPath, "HOME=" + as.home, "USER=" + as.name, "LOGNAME=" + as.name, "SHELL=" + as.shell}
-	env = append(env, p.environ()...)
+	env = append(env, p.environ(mark)...)
 	path, err := lookPath(p.argv[0])
 	if err != nil {
 		return nil, err
@@ -157,13 +174,16 @@ func startHost(p program, as account) (_ process, err error) {
 			h.cmd.Stdin, h.stdin = r, w
 		}
 	}
-	if err := h.cmd.Start(); err != nil {
+	if err := h.start(); err != nil {
 		return nil, startFault(err)
 	}
 	h.leader, h.err = openLeader(h.cmd.Process.Pid)
 	if h.err != nil { // no pidfd in this kernel: without it nothing could be ended for sure
 		_ = h.cmd.Process.Kill()
 		_ = h.cmd.Wait()
+		if h.cgroup != nil {
+			h.cgroup.close()
+		}
 		return nil, command.NewError(command.KindRuntimeUnavailable, "this device's kernel has no pidfd_open, which running programs on the host needs")
 	}
 	go func() { // ends with the program
@@ -182,6 +202,36 @@ func startHost(p program, as account) (_ process, err error) {
 		}
 	}()
 	return h, nil
+}
+
+// start starts the program in a cgroup of its own, if there can be one.
+func (h *hostProcess) start() error {
+	if h.cgroup, h.uncontained = newCgroup(h.mark); h.cgroup == nil {
+		return h.cmd.Start()
+	}
+	plain := h.cmd
+	inside := *plain.SysProcAttr
+	inside.UseCgroupFD, inside.CgroupFD = true, int(h.cgroup.at.Fd())
+	h.cmd = &exec.Cmd{Path: plain.Path, Args: plain.Args, Env: plain.Env, Dir: plain.Dir, Stdin: plain.Stdin, Stdout: plain.Stdout, Stderr: plain.Stderr, SysProcAttr: &inside}
+	if h.cmd.Start() == nil {
+		return nil
+	}
+	// Either it does not start at all, as the next attempt tells, or the kernel,
+	// or a filter of system calls, does not let it start in there: then it is moved.
+	h.cmd = plain
+	err := h.cmd.Start()
+	if err == nil {
+		err = h.cgroup.add(h.cmd.Process.Pid)
+		h.uncontained = err
+	}
+	if err != nil {
+		h.cgroup.close()
+		h.cgroup = nil
+	}
+	if h.cmd.Process != nil {
+		return nil
+	}
+	return err
 }
 
 func lookPath(name string) (string, error) {
@@ -311,7 +361,12 @@ func (h *hostProcess) Signal(name string) error {
 
 func (h *hostProcess) Attend() {}
 
-func (h *hostProcess) Kill() { h.leader.killSession() }
+func (h *hostProcess) Kill() {
+	if h.cgroup != nil {
+		h.cgroup.kill()
+	}
+	h.leader.killAll(h.mark)
+}
 
 func (h *hostProcess) Wait(ctx context.Context) (int, error) {
 	select {
@@ -326,6 +381,9 @@ func (h *hostProcess) Close() {
 	h.once.Do(func() {
 		h.closeFiles()
 		h.leader.close()
+		if h.cgroup != nil {
+			h.cgroup.close()
+		}
 	})
 }
 

@@ -1,7 +1,6 @@
 package workload
 
 import (
-	"bytes"
 	"fmt"
 	"os"
 	"strconv"
@@ -52,60 +51,23 @@ func (l *leader) signal(sig unix.Signal) error {
 	return nil
 }
 
-// killSession kills the process and all others of its session: also those that a
-// shell gave process groups of their own.
-func (l *leader) killSession() {
+// killAll kills the process and whatever it started, as far as can be told (see
+// family), and what has the mark.
+func (l *leader) killAll(mark string) {
+	f := newFamily(mark)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.fd < 0 {
-		return
-	}
-	if err := unix.PidfdSendSignal(l.fd, unix.SIGKILL, nil, 0); err == unix.ESRCH {
-		// A number is not given out again while a session has it, so what is in the
-		// session is the program's; unless there was nothing left and it was.
-		if _, err := os.Stat("/proc/" + strconv.Itoa(l.pid)); err == nil {
-			return
+	if l.fd >= 0 {
+		f.sessions[l.pid] = true
+		if err := unix.PidfdSendSignal(l.fd, 0, nil, 0); err == unix.ESRCH { // it has ended
+			// A number is not given out again while a session has it, so what is in the
+			// session is the program's; unless there was nothing left and it was.
+			if _, err := os.Stat("/proc/" + strconv.Itoa(l.pid)); err == nil {
+				delete(f.sessions, l.pid)
+			}
 		}
 	}
-	const rounds = 8 // what forks meanwhile is found in the next
-	for range rounds {
-		members := sessionMembers(l.pid)
-		if len(members) == 0 {
-			return
-		}
-		for _, pid := range members {
-			_ = unix.Kill(pid, unix.SIGKILL) // fails where it has ended
-		}
-	}
-}
-
-// sessionMembers lists the processes of a session that are not dead.
-func sessionMembers(sid int) []int {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil
-	}
-	var pids []int
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		raw, err := os.ReadFile("/proc/" + e.Name() + "/stat")
-		if err != nil {
-			continue
-		}
-		// proc(5): pid (comm) state ppid pgrp session …; comm may hold anything.
-		_, rest, ok := bytes.Cut(raw[bytes.LastIndexByte(raw, ')')+1:], []byte(" "))
-		fields := bytes.Fields(rest)
-		if !ok || len(fields) < 4 || string(fields[0]) == "Z" || string(fields[0]) == "X" {
-			continue
-		}
-		if s, err := strconv.Atoi(string(fields[3])); err == nil && s == sid {
-			pids = append(pids, pid)
-		}
-	}
-	return pids
+	f.kill()
 }
 
 // signalNamed reads a signal's name, with or without "SIG".

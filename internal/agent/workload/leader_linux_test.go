@@ -14,6 +14,16 @@ import (
 	"github.com/harmony-fleet/fleet/internal/testwait"
 )
 
+// sessionMembers lists the processes of a session that are not dead.
+func sessionMembers(id int) (pids []int) {
+	for _, p := range processes() {
+		if p.session == id && !p.dead {
+			pids = append(pids, p.pid)
+		}
+	}
+	return pids
+}
+
 // Everything in the session of a program ends with it, whatever process groups
 // it made, and also when its first process has ended before.
 func TestASessionIsKilledWhole(t *testing.T) {
@@ -52,10 +62,10 @@ func TestASessionIsKilledWhole(t *testing.T) {
 		if len(sessionMembers(cmd.Process.Pid)) < 2 {
 			t.Errorf("%s: members %v", name, sessionMembers(cmd.Process.Pid))
 		}
-		l.killSession()
+		l.killAll("no such mark")
 		testwait.For(t, 10*time.Second, name+": all to be gone", func() bool { return len(sessionMembers(cmd.Process.Pid)) == 0 })
 		l.close()
-		l.killSession() // of one that is closed: nothing
+		l.killAll("no such mark") // of one that is closed: nothing
 		if err := l.signal(unix.SIGTERM); err != nil {
 			t.Error(err)
 		}

@@ -66,12 +66,16 @@ type follower struct {
 	name    string // deployment/service
 	options engine.LogsOptions
 	reopen  bool
+	// read is where the output of the container was read up to; zero: nothing was.
+	read position
 }
 
 func (f *follower) run(ctx context.Context, c engine.Container) session.Result {
 	o := f.options
+	pause := minPause
 	for {
-		last, err := f.copy(ctx, c.ID, o)
+		began := time.Now()
+		err := f.copy(ctx, c.ID, o)
 		switch {
 		case ctx.Err() != nil:
 			return session.Result{}
@@ -90,42 +94,72 @@ func (f *follower) run(ctx context.Context, c engine.Container) session.Result {
 		if !ok {
 			return session.Result{}
 		}
-		o.Tail, o.Since = nil, time.Time{} // all of the new container's
-		if next.ID == c.ID {
-			o.Since = last.Add(time.Nanosecond)
+		if time.Since(began) > settled {
+			pause = minPause
 		}
+		select { // a container that ends as soon as it is started is no reason to hurry
+		case <-ctx.Done():
+			return session.Result{}
+		case <-time.After(pause):
+			pause = min(2*pause, maxPause)
+		}
+		switch {
+		case next.ID != c.ID:
+			o.Since, f.read = time.Time{}, position{} // all of the new container's
+		case !f.read.time.IsZero():
+			o.Since = f.read.time
+		case o.Tail != nil:
+			o.Since = began // and nothing had come since then
+		}
+		o.Tail = nil
 		c = next
 	}
 }
 
-// copy hands on the output of one container until there is no more, and tells
-// of when the last of it is.
-func (f *follower) copy(ctx context.Context, id string, o engine.LogsOptions) (last time.Time, err error) {
+// How long the follower waits before it looks at what comes next: longer each
+// time, until one has gone on for a while.
+const (
+	minPause = 10 * time.Millisecond
+	maxPause = 2 * time.Second
+	settled  = 2 * time.Second
+)
+
+// copy hands on the output of one container, from where an earlier call of the
+// same one ended, until there is no more.
+func (f *follower) copy(ctx context.Context, id string, o engine.LogsOptions) error {
 	facts, err := f.server.o.Engine.Facts(ctx, id)
 	if err != nil {
-		return time.Time{}, err
+		return err
 	}
 	if facts.LogPath != "" {
 		// The engine's file, where the agent can read it: see package logfile.
 		r, err := logfile.Open(facts.LogPath, logfile.Options{
-			Stdout: o.Stdout, Stderr: o.Stderr, Tail: o.Tail, Since: o.Since, Until: o.Until, Timestamps: o.Timestamps, Follow: o.Follow,
+			Stdout: o.Stdout, Stderr: o.Stderr, Tail: o.Tail, Since: o.Since, After: f.read.time, Until: o.Until, Timestamps: o.Timestamps, Follow: o.Follow,
 		})
 		if err == nil {
 			defer r.Close()
 			err := r.Copy(ctx, f.running(id, facts), func(s logfile.Stream, p []byte) error { return f.write(engine.Output(s), p) })
-			return r.Last(), err
+			if at := r.Last(); !at.IsZero() {
+				f.read = position{time: at}
+			}
+			return err
 		}
 		f.server.log.Debug("the engine's log file is not used", "container", f.name, "error", err)
 	}
+	p := &pieces{show: o.Timestamps, from: f.read, write: f.write}
+	o.Timestamps = true
 	r, err := f.server.o.Engine.Logs(ctx, id, o)
 	if err != nil {
-		return time.Time{}, err
+		return err
 	}
 	defer r.Close()
 	stop := context.AfterFunc(ctx, func() { r.Close() }) // ends a read under way
 	defer stop()
-	err = engine.Demux(r, f.write)
-	return time.Now(), err
+	err = engine.DemuxFrames(r, p.take)
+	if !p.at.time.IsZero() {
+		f.read = p.at
+	}
+	return err
 }
 
 func (f *follower) write(out engine.Output, p []byte) error {

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/harmony-fleet/fleet/command"
@@ -27,6 +28,8 @@ type Options struct {
 type Server struct {
 	o   Options
 	log *slog.Logger
+	// containment is told, once, how programs on the host are held together.
+	containment sync.Once
 }
 
 // New makes the handlers.

@@ -14,7 +14,8 @@ import (
 type Options struct {
 	Stdout, Stderr bool
 	Tail           *int      // lines from the end, of the streams that are wanted; nil: all
-	Since, Until   time.Time // Since is included, Until is not; zero: no bound
+	Since, Until   time.Time // Since is included, Until is not; zero: no bound. A line is of when it began
+	After          time.Time // the [Reader.Last] of an earlier read, which this one goes on from; zero: none
 	Timestamps     bool      // begin each line with its time, in UTC
 	Follow         bool      // wait for more; see Copy
 }
@@ -36,8 +37,10 @@ type Reader struct {
 
 	buf        []byte
 	start, end int // what is read and not handed on yet
-	sinceOver  bool
-	last       []byte          // time of the line handed on last
+	times      times
+	begun      bool            // what comes is after Since and After
+	passed     bool            // a line was, wanted or not
+	left       map[Stream]bool // a part of a line was left out for Since
 	midLine    map[Stream]bool // a part of a line was handed on
 	stamped    []byte
 }
@@ -45,7 +48,7 @@ type Reader struct {
 // Open opens the log at path. The error is [ErrFormat] where the file is in
 // another format.
 func Open(path string, o Options) (*Reader, error) {
-	r := &Reader{path: path, o: o, buf: make([]byte, bufferSize), midLine: map[Stream]bool{}}
+	r := &Reader{path: path, o: o, buf: make([]byte, bufferSize), left: map[Stream]bool{}, midLine: map[Stream]bool{}, begun: o.Since.IsZero() && o.After.IsZero()}
 	var err error
 	if o.Follow {
 		// Before the file is opened, so that no change of it is missed.
@@ -68,7 +71,14 @@ func Open(path string, o Options) (*Reader, error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	if o.Tail != nil {
-		if err := r.seekTail(*o.Tail); err != nil {
+		err := r.seekTail(*o.Tail)
+		if err == nil && (o.Timestamps || o.Follow) {
+			var at int64
+			if at, err = r.f.Seek(0, io.SeekCurrent); err == nil {
+				err = r.times.skipTo(r.f, at)
+			}
+		}
+		if err != nil {
 			r.Close()
 			return nil, err
 		}
@@ -104,12 +114,13 @@ func (r *Reader) Close() {
 	}
 }
 
-// Last is the time of the line that was handed on last; zero: none was.
+// Last is the time of the last line that was read, or part of one, of those that
+// the bounds let through; zero: none was.
 func (r *Reader) Last() time.Time {
-	if len(r.last) == 0 {
+	if !r.passed {
 		return time.Time{}
 	}
-	at, err := line{stamp: r.last}.time()
+	at, err := r.times.now()
 	if err != nil {
 		return time.Time{}
 	}
@@ -209,18 +220,21 @@ func (r *Reader) hand(raw []byte, write func(Stream, []byte) error) (done bool, 
 	if err != nil {
 		return false, fmt.Errorf("%s: %w", r.path, err)
 	}
-	if !r.sinceOver && !r.o.Since.IsZero() {
-		at, err := l.time()
+	if err := r.times.note(l.stamp); err != nil {
+		return false, fmt.Errorf("%s: %w", r.path, err)
+	}
+	if !r.begun {
+		at, err := r.times.now()
 		if err != nil {
 			return false, fmt.Errorf("%s: %w", r.path, err)
 		}
-		if at.Before(r.o.Since) {
+		if !r.begins(l, at) {
 			return false, nil
 		}
-		r.sinceOver = true // the lines are in the order of their times
 	}
+	r.passed = true
 	if !r.o.Until.IsZero() {
-		at, err := l.time()
+		at, err := r.times.now()
 		if err != nil {
 			return false, fmt.Errorf("%s: %w", r.path, err)
 		}
@@ -231,11 +245,10 @@ func (r *Reader) hand(raw []byte, write func(Stream, []byte) error) (done bool, 
 	if !r.wants(l.stream) {
 		return false, nil
 	}
-	r.last = append(r.last[:0], l.stamp...)
 	text := l.text
 	if r.o.Timestamps {
 		if !r.midLine[l.stream] {
-			at, err := l.time()
+			at, err := r.times.now()
 			if err != nil {
 				return false, fmt.Errorf("%s: %w", r.path, err)
 			}
@@ -249,6 +262,20 @@ func (r *Reader) hand(raw []byte, write func(Stream, []byte) error) (done bool, 
 		return false, nil
 	}
 	return false, write(l.stream, text)
+}
+
+// begins tells whether a line is not before what is wanted, until nothing can be
+// any more: the lines are in the order of their times.
+func (r *Reader) begins(l line, at time.Time) bool {
+	if !r.o.After.IsZero() && !at.After(r.o.After) {
+		return false
+	}
+	if at.Before(r.o.Since) || r.left[l.stream] {
+		r.left[l.stream] = !l.whole
+		return false
+	}
+	r.begun = !r.left[Stdout] && !r.left[Stderr]
+	return true
 }
 
 // stampLayout keeps all nine digits, so that times compare as text too.

@@ -92,6 +92,128 @@ func TestRead(t *testing.T) {
 	}
 }
 
+// batches is a log as conmon writes it of a program that prints many lines at
+// once: those have one stamp.
+func batches() string {
+	var b strings.Builder
+	n := 0
+	for i, count := range []int{1, 3, 1, 500, 2, 1, 1000, 1} {
+		for j := range count {
+			name, kind := "stdout", "F"
+			if n%7 == 3 {
+				name = "stderr"
+			}
+			if n%11 == 5 && j+1 < count {
+				kind = "P"
+			}
+			// The next stamp is less than so many nanoseconds later, at times.
+			fmt.Fprintf(&b, "2026-01-02T15:04:05.%09d+00:00 %s %s %d\n", 100*i, name, kind, n)
+			n++
+		}
+	}
+	return b.String()
+}
+
+// Whatever line a reader was cut off after, it goes on with the next one, by the
+// time that it saw.
+func TestGoingOnFromALine(t *testing.T) {
+	path := write(t, batches())
+	var texts []string
+	var whens []time.Time
+	o := Options{Stdout: true, Stderr: true, Timestamps: true}
+	lines := func(o Options) {
+		t.Helper()
+		texts, whens = nil, nil
+		out, errs := read(t, path, o)
+		for line := range strings.Lines(out + errs) {
+			when, text, _ := strings.Cut(line, " ")
+			at, err := time.Parse(stampLayout, when)
+			if err != nil {
+				t.Fatal(err)
+			}
+			texts, whens = append(texts, text), append(whens, at)
+		}
+	}
+	for _, stream := range []Options{{Stdout: true}, {Stderr: true}} {
+		o.Stdout, o.Stderr, o.Since, o.Tail = stream.Stdout, stream.Stderr, time.Time{}, nil
+		lines(o)
+		all, at := texts, whens
+		if len(all) < 150 {
+			t.Fatalf("%d lines", len(all))
+		}
+		for i := range all {
+			if i > 0 && !at[i].After(at[i-1]) {
+				t.Fatalf("line %d is of %v, the one before of %v", i, at[i], at[i-1])
+			}
+			if i%41 > 1 {
+				continue
+			}
+			o.Since, o.Tail = at[i].Add(time.Nanosecond), nil
+			if lines(o); strings.Join(texts, "") != strings.Join(all[i+1:], "") {
+				t.Fatalf("after line %d of %d come %d: %.200q", i, len(all), len(texts), texts)
+			}
+			o.Since = at[i]
+			if lines(o); strings.Join(texts, "") != strings.Join(all[i:], "") {
+				t.Fatalf("from line %d of %d come %d", i, len(all), len(texts))
+			}
+		}
+		// Near the end, which is found backwards, the times are the same, but where a
+		// stamp is overtaken by lines of the one before.
+		for _, n := range []int{1, 2, 30, 100} {
+			o.Since, o.Tail = time.Time{}, &n
+			if lines(o); strings.Join(texts, "") != strings.Join(all[len(all)-n:], "") {
+				t.Fatalf("a tail of %d is %q", n, texts)
+			}
+			for i, at0 := range at[len(at)-n:] {
+				if d := at0.Sub(whens[i]); d < 0 || d > time.Microsecond {
+					t.Fatalf("in a tail of %d line %d is of %v, else of %v", n, i, whens[i], at0)
+				}
+			}
+		}
+	}
+}
+
+// What a later read goes on from is the last part of a line, whose rest may be
+// another run's.
+func TestAfter(t *testing.T) {
+	text := batches()
+	cut := strings.Index(text, " P ")
+	cut += strings.IndexByte(text[cut:], '\n') + 1
+	path := write(t, text[:cut])
+	r, err := Open(path, Options{Stdout: true, Stderr: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	var got strings.Builder
+	keep := func(_ Stream, p []byte) error { got.Write(p); return nil }
+	if err := r.Copy(t.Context(), nil, keep); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	next, err := Open(path, Options{Stdout: true, Stderr: true, After: r.Last()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer next.Close()
+	if err := next.Copy(t.Context(), nil, keep); err != nil {
+		t.Fatal(err)
+	}
+	var want strings.Builder
+	for line := range strings.Lines(text) {
+		l, err := parse([]byte(line))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want.Write(l.text)
+	}
+	if got.String() != want.String() {
+		t.Errorf("%d bytes of %d", got.Len(), want.Len())
+	}
+}
+
 func TestAnotherFormatIsRefused(t *testing.T) {
 	for _, text := range []string{`{"log":"x\n","stream":"stdout","time":"2026-01-02T15:04:05Z"}` + "\n", "plain\n", "no line yet"} {
 		if _, err := Open(write(t, text), Options{Stdout: true}); !errors.Is(err, ErrFormat) {

@@ -33,6 +33,12 @@ type Slot struct {
 	Network netip.Prefix
 }
 
+// locks is the same for all runs, whatever directory for temporary files each has:
+// with two of them, two runs would take the same slot.
+const locks = "/run/lock"
+
+func lockOf(slot int) string { return filepath.Join(locks, fmt.Sprintf("harmony-fleet-test-%d", slot)) }
+
 var held *os.File // kept open, or the lock goes
 
 // Take returns the slot of this process, always the same one. It is this process's
@@ -54,23 +60,43 @@ func number() (int, error) {
 	if given := os.Getenv(Variable); given != "" {
 		return strconv.Atoi(given)
 	}
-	for n := range slots {
-		file, err := filelock.Open(filepath.Join(os.TempDir(), fmt.Sprintf("harmony-fleet-test-%d.lock", n)))
-		if err == nil {
-			held = file
-			return n, nil
-		}
-		if !errors.Is(err, filelock.ErrLocked) {
-			return 0, err
-		}
-	}
-	return 0, fmt.Errorf("%d runs of these tests are under way: try again when one has ended", slots)
+	return take(slots, lockOf)
 }
 
-// Release removes the lock's file at the end of a run.
+// take locks the first file that nobody holds. Those that runs have left which were
+// killed it removes.
+func take(slots int, lockOf func(int) string) (int, error) {
+	taken := -1
+	for n := range slots {
+		if _, err := os.Stat(lockOf(n)); err != nil && taken >= 0 {
+			continue // no file, and none is wanted
+		}
+		file, err := filelock.Open(lockOf(n))
+		switch {
+		case errors.Is(err, filelock.ErrLocked):
+		case err != nil:
+			return 0, err
+		case taken < 0:
+			taken, held = n, file
+		default:
+			release(file)
+		}
+	}
+	if taken < 0 {
+		return 0, fmt.Errorf("%d runs of these tests are under way: try again when one has ended", slots)
+	}
+	return taken, nil
+}
+
+// Release removes the lock's file at the end of a run. Where a run is killed it stays,
+// empty, until another one takes a slot.
 func Release() {
 	if held != nil {
-		_ = os.Remove(held.Name()) // an empty file at worst
-		held.Close()
+		release(held)
 	}
+}
+
+func release(lock *os.File) {
+	_ = os.Remove(lock.Name()) // an empty file at worst
+	lock.Close()
 }
