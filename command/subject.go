@@ -14,6 +14,7 @@ const (
 	heartbeatPrefix = "fleet.heartbeat"
 	auditPrefix     = "fleet.audit"
 	seenPrefix      = "fleet.seen"
+	jobPrefix       = "fleet.job"
 )
 
 // DesiredStateBucket is the KV bucket of the desired-state documents; its key
