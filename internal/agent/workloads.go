@@ -12,7 +12,10 @@ import (
 func (a *Agent) serveWorkloads() {
 	w := workload.New(workload.Options{
 		DeviceID: a.opts.DeviceID, Engine: a.engine, Sessions: a.server.sessions, Policy: a.opts.Policy, Log: a.log,
-		Record: func(rec *command.AuditRecord) { a.audit.record(rec, rec.Verb.Changes()) },
+		Record: func(rec *command.AuditRecord) {
+			a.audit.record(rec, rec.Verb.Changes())
+			a.server.endedJob(rec)
+		},
 	})
 	for verb, handle := range map[command.Verb]func(context.Context, workload.Call) (any, error){
 		command.VerbLogs: w.Logs, command.VerbExec: w.Exec, command.VerbShell: w.Shell,
