@@ -60,8 +60,8 @@ func Outcomes() []Outcome {
 	}
 }
 
-// known tells whether o is an outcome of this protocol.
-func (o Outcome) known() bool { return slices.Contains(Outcomes(), o) }
+// Known tells whether o is an outcome of this protocol.
+func (o Outcome) Known() bool { return slices.Contains(Outcomes(), o) }
 
 // ExitCode is the exit code that the command line gives for the outcome.
 func (o Outcome) ExitCode() int {

@@ -141,7 +141,7 @@ func DecodeJobResult(subject, job string, data []byte) (r JobResult, other bool,
 		return JobResult{}, true, nil
 	case CheckRequestID(r.RequestID) != nil:
 		return JobResult{}, false, fmt.Errorf("job record on %s: request id %s is none", quote(subject), quote(r.RequestID))
-	case !r.Outcome.known() || r.Outcome == OutcomeOffline || r.Outcome == OutcomeUnknownDevice:
+	case !r.Outcome.Known() || r.Outcome == OutcomeOffline || r.Outcome == OutcomeUnknownDevice:
 		return JobResult{}, false, fmt.Errorf("job record on %s: %s is no outcome of a device", quote(subject), quote(string(r.Outcome)))
 	case r.Kind != "" && !r.Kind.wellFormed(), r.End != "" && !Kind(r.End).wellFormed():
 		return JobResult{}, false, fmt.Errorf("job record on %s: kind or end is not one word", quote(subject))
