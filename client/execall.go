@@ -40,6 +40,10 @@ func (r ExecAllResult) Outcome() command.Outcome {
 	return r.Err.Outcome
 }
 
+// NotStarted tells whether the device was not asked, because the run was stopped
+// or aborted before its turn: Err matches [ErrNotStarted].
+func (r ExecAllResult) NotStarted() bool { return r.Err != nil && errors.Is(r.Err, ErrNotStarted) }
+
 // OK tells whether the program ran and gave exit code 0.
 func (r ExecAllResult) OK() bool { return r.Err == nil && r.ExitCode == 0 }
 

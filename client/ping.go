@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"slices"
@@ -29,6 +30,10 @@ func (r PingResult) Outcome() command.Outcome {
 	}
 	return r.Err.Outcome
 }
+
+// NotStarted tells whether the device was not asked, because the fan-out was
+// stopped or aborted before its turn: Err matches [ErrNotStarted].
+func (r PingResult) NotStarted() bool { return r.Err != nil && errors.Is(r.Err, ErrNotStarted) }
 
 // Ping asks a device whether it is there. The error, if any, is a
 // [*command.Error].
