@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"io"
 	"iter"
 	"sync"
 	"time"
@@ -313,15 +314,19 @@ func (e *execAll) one(t target) done {
 	began := time.Now()
 	d.RequestID = command.JobRequestID(e.o.Job.ID, t.device)
 	s, err := e.open(t)
+	var stdout, stderr io.Writer
 	if err == nil {
 		defer s.close()
+		if e.o.Output != nil {
+			stdout, stderr = e.o.Output(t.device)
+		}
 		err = e.ask(s)
 		if err != nil && errors.Is(err, ErrNATS) && err.Kind == "" {
 			d.halt = err // it did not come back
 		}
 	}
 	if err == nil {
-		if err = e.follow(s, &d.ExecAllResult); err != nil {
+		if err = e.follow(s, stdout, stderr, &d.ExecAllResult); err != nil {
 			e.c.note(e.outer, of(err, command.VerbExec, t.device, d.RequestID))
 		}
 	}
@@ -385,18 +390,14 @@ func (e *execAll) ask(s *stream) *command.Error {
 }
 
 // follow hands the program's output out until it has ended.
-func (e *execAll) follow(s *stream, r *ExecAllResult) *command.Error {
-	w := wiring{}
-	if e.o.Output != nil {
-		w.stdout, w.stderr = e.o.Output(s.device)
-	}
+func (e *execAll) follow(s *stream, stdout, stderr io.Writer, r *ExecAllResult) *command.Error {
 	if s.part.replayed {
 		if earlier, err := e.c.Result(e.ctx, s.device, s.reqID); err == nil && !s.speaks(joinGrace) {
 			r.Resumed = true
 			return told(earlier, r)
 		}
 	}
-	end, err := s.copy(e.ctx, to(w.stdout, w.stderr))
+	end, err := s.copy(e.ctx, to(stdout, stderr))
 	s.mu.Lock()
 	r.Resumed = s.join.joined
 	s.mu.Unlock()

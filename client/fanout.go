@@ -187,7 +187,7 @@ func (s *scatter) askMore() {
 			s.ask(call.device, call.requestID, call.attempt)
 		}
 	}
-	for len(s.queued) > 0 && s.inFlight < s.window && !s.over {
+	for len(s.queued) > 0 && s.room() && !s.over {
 		if shut := s.gate.shut(); shut != nil {
 			s.giveUp(shut)
 			return
@@ -199,6 +199,17 @@ func (s *scatter) askMore() {
 		s.queued = s.queued[1:]
 		s.ask(device, "", 0)
 	}
+}
+
+// room tells whether another device may be asked. A fan-out that may be aborted
+// waits for the outcome of those that are being looked at: they may be the ones
+// too many.
+func (s *scatter) room() bool {
+	n := s.inFlight
+	if s.gate.abort != nil {
+		n += len(s.gone) + len(s.looking)
+	}
+	return n < s.window
 }
 
 // giveUp ends the devices that were not asked.
@@ -385,7 +396,7 @@ func (s *scatter) arm() {
 			next = call.deadline
 		}
 	}
-	if len(s.queued) > 0 && s.inFlight < s.window && (next.IsZero() || s.gate.next.Before(next)) {
+	if len(s.queued) > 0 && s.room() && (next.IsZero() || s.gate.next.Before(next)) {
 		next = s.gate.next
 	}
 	if next.IsZero() {

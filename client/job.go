@@ -184,3 +184,14 @@ func (c *Client) JobResults(ctx context.Context, job string) iter.Seq2[command.J
 		}
 	}
 }
+
+// UID is the caller's uid, by which devices tell callers apart: a job is the
+// caller's who began it. It is taken from the connection's inbox prefix, and the
+// broker lets nobody use another's.
+func (c *Client) UID() (string, error) {
+	uid, err := c.uid()
+	if err != nil {
+		return "", err
+	}
+	return uid, nil
+}
