@@ -27,6 +27,9 @@ func hosts(t *testing.T, auth stack.Auth, n int) (*home, *stack.Stack) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if _, err := binary(); err != nil { // takes longer than a command may
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
 	defer cancel()
 	s, err := stack.Start(ctx, stack.Options{
