@@ -388,3 +388,71 @@ func (s *Stack) caller(t *testing.T, auth Auth, same ...*caller) *caller {
 	t.Cleanup(func() { p.c.Close() })
 	return p
 }
+
+// A device that goes away while the program runs has one outcome, at once, and
+// asked again it does not run the program a second time.
+func TestDeviceGoesAwayDuringAJob(t *testing.T) {
+	s := upWithHosts(t, UserPass, 3)
+	dir := t.TempDir()
+	ran := filepath.Join(dir, "ran")
+	o := sh(`echo ran >>"$0/ran"; until [ -e "$0/go" ]; do sleep 0.02; done`)
+	o.Argv = append(o.Argv, dir)
+	o.Job = newJob(t, s.Client())
+	ended := make(chan map[string]client.ExecAllResult, 1)
+	go func() { ended <- runAll(t.Context(), t, s.Client(), s.DeviceIDs(), o, client.FanOut{}) }()
+	awaitLines(t, ran, 3)
+	must(t, s.StopAgent("vm-device-01"))
+	must(t, os.WriteFile(filepath.Join(dir, "go"), nil, 0o600))
+	all := <-ended
+	if r := all["vm-device-01"]; r.Err == nil || !all["vm-device-00"].OK() || !all["vm-device-02"].OK() {
+		t.Errorf("%+v", all)
+	}
+	must(t, s.AddAgent(t.Context(), "vm-device-01", "vm-device-01"))
+	pings(t, s.Client(), "vm-device-01")
+	testwait.For(t, patience, "what became of it", func() bool {
+		r := runAll(t.Context(), t, s.Client(), []string{"vm-device-01"}, o, client.FanOut{})["vm-device-01"]
+		return r.Err != nil && r.Err.Kind == "" && r.Outcome() == all["vm-device-01"].Outcome()
+	})
+	if n := lines(ran); n != 3 {
+		t.Errorf("%d ran on 3 devices", n)
+	}
+}
+
+// A broker that restarts in the middle of a job does not end it.
+func TestBrokerRestartsDuringAJob(t *testing.T) {
+	inEachMode(t, func(t *testing.T, auth Auth) {
+		const n = 6
+		s := upWithHosts(t, auth, n)
+		dir := t.TempDir()
+		ran := filepath.Join(dir, "ran")
+		o := sh(`echo begin; echo ran >>"$0/ran"; until [ -e "$0/go" ]; do sleep 0.02; done; echo end`)
+		o.Argv = append(o.Argv, dir)
+		o.Job = newJob(t, s.Client())
+		out := newOutputs()
+		o.Output = out.of
+		ended := make(chan map[string]client.ExecAllResult, 1)
+		go func() {
+			ended <- runAll(t.Context(), t, s.Client(), s.DeviceIDs(), o, client.FanOut{Window: n / 2, Timeout: patience})
+		}()
+		awaitLines(t, ran, n/2)
+		s.StopBroker()
+		must(t, os.WriteFile(filepath.Join(dir, "go"), nil, 0o600))
+		must(t, s.StartBroker(t.Context()))
+		whole := 0
+		for d, r := range <-ended {
+			switch {
+			case r.OK() && out.out[d].String() == "begin\nend\n":
+				whole++
+			case r.Outcome() == command.OutcomeOffline: // its agent was not back yet
+			default:
+				t.Errorf("%s: %+v wrote %q", d, r, out.out[d])
+			}
+		}
+		if whole < n/2 {
+			t.Errorf("%d of %d programs that ran through the restart came back whole", whole, n/2)
+		}
+		if got := lines(ran); got != whole {
+			t.Errorf("%d ran, %d are known", got, whole)
+		}
+	})
+}
