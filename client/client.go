@@ -19,13 +19,17 @@ import (
 
 // Defaults of [Options] and [FanOut].
 const (
-	DefaultTimeout = 5 * time.Second
-	DefaultWindow  = 4096
+	DefaultTimeout     = 5 * time.Second
+	DefaultWindow      = 4096
+	DefaultConcurrency = 64 // window of programs
 )
 
 // MaxWindow is the largest window, in commands: beyond it the memory that
 // replies may take is no longer small.
 const MaxWindow = 1 << 16
+
+// MaxRate is the highest rate of a fan-out, in devices a second.
+const MaxRate = 1_000_000
 
 // Options are settings of a client. The zero value is good; nothing in it may
 // change after [New].

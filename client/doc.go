@@ -24,6 +24,10 @@
 //	r, err := c.Exec(ctx, "vm-device-00", client.ExecOptions{Container: "web", Argv: []string{"ls"}, Stdout: os.Stdout})
 //	fmt.Println(r.ExitCode)
 //
+//	for r := range c.ExecAll(ctx, devices, client.ExecOptions{Container: "web", Argv: []string{"ls"}}, client.FanOut{}) {
+//		fmt.Println(r.Device, r.Outcome(), r.ExitCode)
+//	}
+//
 // [Client.Logs], [Client.Exec] and [Client.Shell] are sessions: flow control
 // reaches from the writer here to the container there, so that a slow writer slows
 // the source and nothing is dropped, and they outlive a connection that breaks for

@@ -12,7 +12,7 @@ import (
 )
 
 // What to match errors of this package against, with errors.Is. Each stands for
-// one outcome of package command; ErrBadReply, ErrNATS and ErrClosed tell causes
+// one outcome of package command; ErrBadReply, ErrNATS, ErrNotStarted and ErrClosed tell causes
 // of [command.OutcomeFailed] apart.
 var (
 	ErrDeviceOffline   error = &command.Error{Outcome: command.OutcomeOffline}         // also matches an unknown device
@@ -28,9 +28,10 @@ var (
 
 	ErrFailed error = &command.Error{Outcome: command.OutcomeFailed} // everything else
 
-	ErrBadReply = command.ErrBadReply                 // failed: the reply could not be read
-	ErrNATS     = errors.New("NATS fault")            // failed: the connection was lost, drained or closed, or the broker misbehaves
-	ErrClosed   = errors.New("the client was closed") // failed
+	ErrBadReply   = command.ErrBadReply                    // failed: the reply could not be read
+	ErrNATS       = errors.New("NATS fault")               // failed: the connection was lost, drained or closed, or the broker misbehaves
+	ErrNotStarted = errors.New("the device was not asked") // failed: the fan-out was stopped or aborted before
+	ErrClosed     = errors.New("the client was closed")    // failed
 )
 
 // fault is an error before it is known of which command.

@@ -23,6 +23,44 @@ func connect(password string) (*nats.Conn, error) {
 		nats.UserInfo("ops", password), nats.CustomInboxPrefix(command.InboxPrefix(command.UID("ops"))))
 }
 
+func ExampleClient_ExecAll() {
+	ctx := context.Background()
+	nc, err := connect(os.Getenv("FLEET_PASSWORD"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer nc.Close()
+	c, err := client.New(nc, client.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+
+	job, err := c.NewJob(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	o := client.ExecOptions{Container: "web", Argv: []string{"nginx", "-t"}, Job: job}
+	f := client.FanOut{Window: 200, Abort: &client.Abort{Share: 0.05, Min: 20}}
+	for r := range c.ExecAll(ctx, []string{"edge-01", "edge-02"}, o, f) {
+		switch {
+		case r.NotStarted():
+			fmt.Println(r.Device, "was not asked") // ExecAll with the same job asks it later
+		case r.Err != nil:
+			fmt.Println(r.Device, r.Outcome())
+		default:
+			fmt.Println(r.Device, "exit code", r.ExitCode)
+		}
+	}
+	// Later, and from anywhere: what the devices stored of it.
+	for r, err := range c.JobResults(ctx, job.ID) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(r.DeviceID, r.Outcome)
+	}
+}
+
 func ExampleClient_Ping() {
 	nc, err := connect("secret")
 	if err != nil {

@@ -47,6 +47,13 @@ type ExecOptions struct {
 	// Window is how much output may be under way, in bytes. Default
 	// command.DefaultExecWindow.
 	Window int64
+
+	// Job and Output are for [Client.ExecAll] alone. Job is what to begin or to go on
+	// with; zero: a new one. Output gives what gets a device's output in place of
+	// Stdout and Stderr, and is called once for each device that is asked; nil
+	// discards. Those of different devices are written to at the same time.
+	Job    Job
+	Output func(device string) (stdout, stderr io.Writer)
 }
 
 func (o ExecOptions) request() command.ExecRequest {
@@ -238,7 +245,12 @@ func (c *Client) instance(ctx context.Context, device string) (string, *command.
 	if len(page.messages) == 0 {
 		return "", offlineFault(lastSeen{read: true})
 	}
-	status, err := command.DecodeDocument[command.Status](page.messages[0].Data)
+	return instanceOf(device, page.messages[0])
+}
+
+// instanceOf reads the instance out of a device's status.
+func instanceOf(device string, m stored) (string, *command.Error) {
+	status, err := command.DecodeDocument[command.Status](m.Data)
 	if err != nil || status.DeviceID != device || status.Instance == "" {
 		return "", fault(command.OutcomeFailed, err, "the device's last status cannot be read; without it a command that changes something is not sent")
 	}

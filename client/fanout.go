@@ -10,18 +10,26 @@ import (
 
 // FanOut are the settings of one fan-out. The zero value is good.
 type FanOut struct {
-	// Window is how many commands are in flight at a time. Default 4096, at most
-	// MaxWindow. Without a bound, a fan-out to tens of thousands of devices has
-	// outliers of seconds.
+	// Window is how many commands are in flight at a time. Default 4096 for pings
+	// and 64 for programs, at most MaxWindow. Without a bound, a fan-out to tens of
+	// thousands of devices has outliers of seconds.
 	Window int
+	// Rate is how many devices are asked in a second, at most. 0: no limit.
+	Rate float64
+	// Abort ends the fan-out early where too many devices do not end well. nil:
+	// never.
+	Abort *Abort
+	// Stop, once closed, lets no further device be asked; what is under way goes on
+	// to its end. nil: nobody stops it so.
+	Stop <-chan struct{}
 	// Timeout is how long each device is waited for, from when it is asked.
 	// Default: [Options.Timeout].
 	Timeout time.Duration
 }
 
-func (f *FanOut) setDefaults(timeout time.Duration) *command.Error {
+func (f *FanOut) setDefaults(window int, timeout time.Duration) *command.Error {
 	if f.Window == 0 {
-		f.Window = DefaultWindow
+		f.Window = window
 	}
 	if f.Timeout == 0 {
 		f.Timeout = timeout
@@ -32,7 +40,10 @@ func (f *FanOut) setDefaults(timeout time.Duration) *command.Error {
 	if f.Window < 1 || f.Window > MaxWindow {
 		return fault(command.OutcomeRejected, nil, "fan-out: window %d: want 1 to %d", f.Window, MaxWindow)
 	}
-	return nil
+	if !(f.Rate >= 0) || f.Rate > MaxRate {
+		return fault(command.OutcomeRejected, nil, "fan-out: rate %v: want 0 (no limit) to %d devices a second", f.Rate, MaxRate)
+	}
+	return f.Abort.check()
 }
 
 // scatter is one fan-out. It runs in the goroutine of whoever ranges over its
@@ -65,10 +76,12 @@ type scatter struct {
 	cancel  context.CancelFunc
 
 	stopped *command.Error // nothing is sent any more
+	gate    gate           // lets devices that are queued go
 	timer   *time.Timer
 	left    int // devices that have no result yet
-	emit    func(device string, a answer, failed *command.Error) bool
-	over    bool // the caller wants no more
+	// emit hands a result out, and tells whether it is good and more are wanted.
+	emit func(device string, a answer, failed *command.Error) (good, more bool)
+	over bool // the caller wants no more
 }
 
 // gone is a call without a reply.
@@ -108,7 +121,7 @@ func newScatter(ctx context.Context, c *Client, verb command.Verb, payload []byt
 	s := &scatter{
 		c: c, ctx: ctx, verb: verb, payload: payload, timeout: f.Timeout, window: f.Window, queued: devices, left: len(devices),
 		events: make(chan event, max(0, min(f.Window, len(devices)))), looked: make(chan map[string]lastSeen, 1),
-		timer: time.NewTimer(time.Hour), cancel: func() {},
+		timer: time.NewTimer(time.Hour), cancel: func() {}, gate: newGate(f),
 	}
 	return s
 }
@@ -129,10 +142,11 @@ func (s *scatter) close() {
 }
 
 // run asks every device and hands out one result for each.
-func (s *scatter) run(emit func(device string, a answer, failed *command.Error) bool) {
+func (s *scatter) run(emit func(device string, a answer, failed *command.Error) (good, more bool)) {
 	s.emit = emit
 	// Once ctx has ended, its channel is ready for ever.
 	ended := s.ctx.Done()
+	stop := s.gate.stop
 	for s.left > 0 && !s.over {
 		s.askMore()
 		s.look()
@@ -147,6 +161,8 @@ func (s *scatter) run(emit func(device string, a answer, failed *command.Error) 
 			s.resolve(all)
 		case <-s.timer.C:
 			s.expire(time.Now())
+		case <-stop:
+			stop = nil // the gate knows
 		case <-ended:
 			ended = nil
 			s.end()
@@ -161,11 +177,7 @@ func (s *scatter) askMore() {
 		s.end()
 	}
 	if s.stopped != nil {
-		for len(s.queued) > 0 && !s.over {
-			device := s.queued[0]
-			s.queued = s.queued[1:]
-			s.finish(&call{device: device}, answer{}, s.stopped)
-		}
+		s.giveUp(s.stopped)
 		return
 	}
 	now := time.Now()
@@ -175,10 +187,37 @@ func (s *scatter) askMore() {
 			s.ask(call.device, call.requestID, call.attempt)
 		}
 	}
-	for len(s.queued) > 0 && s.inFlight < s.window && !s.over {
+	for len(s.queued) > 0 && s.room() && !s.over {
+		if shut := s.gate.shut(); shut != nil {
+			s.giveUp(shut)
+			return
+		}
+		if !s.gate.pass(now) {
+			return
+		}
 		device := s.queued[0]
 		s.queued = s.queued[1:]
 		s.ask(device, "", 0)
+	}
+}
+
+// room tells whether another device may be asked. A fan-out that may be aborted
+// waits for the outcome of those that are being looked at: they may be the ones
+// too many.
+func (s *scatter) room() bool {
+	n := s.inFlight
+	if s.gate.abort != nil {
+		n += len(s.gone) + len(s.looking)
+	}
+	return n < s.window
+}
+
+// giveUp ends the devices that were not asked.
+func (s *scatter) giveUp(why *command.Error) {
+	for len(s.queued) > 0 && !s.over {
+		device := s.queued[0]
+		s.queued = s.queued[1:]
+		s.finish(&call{device: device}, answer{}, why)
 	}
 }
 
@@ -337,9 +376,9 @@ func (s *scatter) finish(call *call, a answer, failed *command.Error) {
 		failed = of(failed, s.verb, call.device, call.requestID)
 		s.c.note(s.ctx, failed)
 	}
-	if !s.emit(call.device, a, failed) {
-		s.over = true
-	}
+	good, more := s.emit(call.device, a, failed)
+	s.gate.ended(good, failed)
+	s.over = s.over || !more
 }
 
 // arm sets the timer to what happens next by itself.
@@ -356,6 +395,9 @@ func (s *scatter) arm() {
 		if call := s.waiting[i].peek(); call != nil && s.inFlight < s.window && (next.IsZero() || call.deadline.Before(next)) {
 			next = call.deadline
 		}
+	}
+	if len(s.queued) > 0 && s.room() && (next.IsZero() || s.gate.next.Before(next)) {
+		next = s.gate.next
 	}
 	if next.IsZero() {
 		s.timer.Reset(time.Hour)

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"slices"
@@ -30,6 +31,10 @@ func (r PingResult) Outcome() command.Outcome {
 	return r.Err.Outcome
 }
 
+// NotStarted tells whether the device was not asked, because the fan-out was
+// stopped or aborted before its turn: Err matches [ErrNotStarted].
+func (r PingResult) NotStarted() bool { return r.Err != nil && errors.Is(r.Err, ErrNotStarted) }
+
 // Ping asks a device whether it is there. The error, if any, is a
 // [*command.Error].
 //
@@ -56,19 +61,21 @@ func (c *Client) PingOne(ctx context.Context, device string) PingResult {
 // asked once and yields once. An id outside the syntax yields a result too.
 //
 // No device is left out when ctx ends or the connection is lost: each of the
-// rest yields what is known of it. ctx bounds the whole, [FanOut.Timeout] each
+// rest yields what is known of it, and so does each that was not asked because of
+// [FanOut.Stop] or [FanOut.Abort] ([ErrNotStarted]). ctx bounds the whole, [FanOut.Timeout] each
 // device. The pings are sent by ranging over the sequence, and each time it is
 // ranged over; a loop that is left early gives up the rest.
 func (c *Client) PingAll(ctx context.Context, devices []string, f FanOut) iter.Seq[PingResult] {
 	return func(yield func(PingResult) bool) {
-		bad := f.setDefaults(c.opts.Timeout)
+		bad := f.setDefaults(DefaultWindow, c.opts.Timeout)
 		s := newScatter(ctx, c, command.VerbPing, nil, unique(devices), f)
 		defer s.close()
 		if bad != nil {
 			s.stopped = bad
 		}
-		s.run(func(device string, a answer, failed *command.Error) bool {
-			return yield(c.pong(ctx, device, a, failed))
+		s.run(func(device string, a answer, failed *command.Error) (good, more bool) {
+			r := c.pong(ctx, device, a, failed)
+			return r.Err == nil, yield(r)
 		})
 	}
 }

@@ -44,8 +44,10 @@ type stream struct {
 	reqID   string
 	sub     *nats.Subscription
 	subject string
+	shared  string // of the subscription of a whole job; empty: the stream has its own
 	notice  func(string)
 	mayRun  bool // the device has, or may have, the session
+	part    part // of a job; zero: of none
 
 	arrived chan struct{} // something for copy to look at
 	over    chan struct{} // closed by close
@@ -61,6 +63,7 @@ type stream struct {
 	received int64 // bytes, from the beginning
 	streams  command.SessionBytes
 	told     grant // what the device was last told
+	join     joint // to a session that an earlier run of a job opened
 	heard    time.Time
 	gap      time.Time // since when something is missing; zero: nothing is
 	asked    time.Time // when it was last asked for again
@@ -84,6 +87,26 @@ type grant struct {
 
 // openStream subscribes to a session's output. What follows is start or close.
 func (c *Client) openStream(verb command.Verb, device string, window, standard int64, notice func(string)) (*stream, *command.Error) {
+	s, err := c.newStream(verb, device, window, standard, notice)
+	if err != nil {
+		return nil, err
+	}
+	if !c.streams.add(s) {
+		return nil, fault(command.OutcomeFailed, ErrClosed, "not sent")
+	}
+	var subErr error
+	if s.sub, subErr = c.nc.Subscribe(s.subject, s.onMsg); subErr != nil {
+		c.streams.remove(s)
+		return nil, natsFault(subErr, "the session's output cannot be subscribed to")
+	}
+	// A device that sends more than it may is ended by onMsg, which cannot look
+	// faster than this fills.
+	_ = s.sub.SetPendingLimits(1<<16, int(2*s.window+1<<20))
+	return s, nil
+}
+
+// newStream makes a stream that gets nothing yet.
+func (c *Client) newStream(verb command.Verb, device string, window, standard int64, notice func(string)) (*stream, *command.Error) {
 	if err := checkDevice(device); err != nil {
 		return nil, err
 	}
@@ -106,17 +129,6 @@ func (c *Client) openStream(verb command.Verb, device string, window, standard i
 	}
 	s.input.init(s)
 	s.subject = command.SessionSubject(device, uid, s.id)
-	if !c.streams.add(s) {
-		return nil, fault(command.OutcomeFailed, ErrClosed, "not sent")
-	}
-	var subErr error
-	if s.sub, subErr = c.nc.Subscribe(s.subject, s.onMsg); subErr != nil {
-		c.streams.remove(s)
-		return nil, natsFault(subErr, "the session's output cannot be subscribed to")
-	}
-	// A device that sends more than it may is ended by onMsg, which cannot look
-	// faster than this fills.
-	_ = s.sub.SetPendingLimits(1<<16, int(2*window+1<<20))
 	return s, nil
 }
 
@@ -156,17 +168,18 @@ func (s *stream) ask(ctx context.Context, request any) *command.Error {
 	if err != nil {
 		return fault(command.OutcomeRejected, err, "the request cannot be encoded")
 	}
-	header := command.RequestHeader{RequestID: s.reqID}
-	if s.verb.Changes() {
+	header, timeout := s.part.header(s.reqID, s.c.opts.Timeout)
+	if s.verb.Changes() && header.Instance == "" {
 		var failed *command.Error
 		if header.Instance, failed = s.c.instance(ctx, s.device); failed != nil {
 			return of(failed, s.verb, s.device, "")
 		}
 	}
-	a, failed := s.c.do(ctx, s.verb, s.device, payload, header, s.c.opts.Timeout)
+	a, failed := s.c.do(ctx, s.verb, s.device, payload, header, timeout)
 	if failed != nil {
 		return failed
 	}
+	s.part.noteReply(a)
 	reply, failed := decode[command.SessionReply](a, s.verb, s.device)
 	if failed == nil && reply.Session != s.id {
 		failed = of(fault(command.OutcomeFailed, fmt.Errorf("%w: it is of another session", ErrBadReply), ""), s.verb, s.device, s.reqID)
@@ -257,8 +270,13 @@ func (s *stream) onMsg(msg *nats.Msg) {
 	s.mu.Lock()
 	s.heard = time.Now()
 	if chunk.Stream == command.StreamProgress {
+		s.join.answered()
 		s.mu.Unlock()
 		s.onProgress(msg.Data)
+		return
+	}
+	if !s.join.takes(chunk.Seq, &s.next) {
+		s.mu.Unlock()
 		return
 	}
 	switch {
@@ -280,7 +298,7 @@ func (s *stream) onMsg(msg *nats.Msg) {
 	s.gap = time.Time{}
 	if chunk.End != "" {
 		end, err := command.DecodeSession[command.SessionEnd](msg.Data)
-		if err != nil || end.Bytes != s.streams {
+		if err != nil || (end.Bytes != s.streams && !s.join.joined) {
 			s.err = of(fault(command.OutcomeFailed, ErrBadReply, "the end of the session does not tally with what came: %d and %d bytes of %d and %d",
 				s.streams.Stdout, s.streams.Stderr, end.Bytes.Stdout, end.Bytes.Stderr), s.verb, s.device, s.reqID)
 		} else {
@@ -352,6 +370,10 @@ func (s *stream) copyLocked(seq uint64) {
 // missingLocked notes that something is missing and asks for it. It unlocks.
 func (s *stream) missingLocked() {
 	now := time.Now()
+	if s.join.anywhere {
+		s.mu.Unlock() // what it begins with is not known
+		return
+	}
 	if s.gap.IsZero() {
 		s.gap = now
 	}

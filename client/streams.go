@@ -3,6 +3,8 @@ package client
 import (
 	"sync"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/harmony-fleet/fleet/command"
 )
 
@@ -10,7 +12,9 @@ import (
 type streams struct {
 	mu   sync.Mutex
 	open map[*stream]struct{}
-	shut bool
+	// shared are those of a job, by the subject of their output.
+	shared map[string]*stream
+	shut   bool
 }
 
 func (l *streams) add(s *stream) bool {
@@ -23,6 +27,12 @@ func (l *streams) add(s *stream) bool {
 		l.open = map[*stream]struct{}{}
 	}
 	l.open[s] = struct{}{}
+	if s.shared != "" {
+		if l.shared == nil {
+			l.shared = map[string]*stream{}
+		}
+		l.shared[s.subject] = s
+	}
 	return true
 }
 
@@ -30,6 +40,20 @@ func (l *streams) remove(s *stream) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.open, s)
+	if l.shared[s.subject] == s {
+		delete(l.shared, s.subject)
+	}
+}
+
+// deliver gives a message to the stream of a job that it is for. Others of the
+// same user come here too, and are nobody's.
+func (l *streams) deliver(msg *nats.Msg) {
+	l.mu.Lock()
+	s := l.shared[msg.Subject]
+	l.mu.Unlock()
+	if s != nil {
+		s.onMsg(msg)
+	}
 }
 
 func (l *streams) each(f func(*stream)) {
@@ -57,7 +81,7 @@ func (l *streams) close(err *command.Error) {
 func (l *streams) refuse(subject string, err *command.Error) bool {
 	found := false
 	l.each(func(s *stream) {
-		if s.subject == subject {
+		if s.subject == subject || s.shared == subject {
 			found = true
 			s.fail(err)
 		}

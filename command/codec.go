@@ -49,7 +49,7 @@ func DecodeReply[T any](h map[string][]string, data []byte) (T, error) {
 
 // Document is a stored document: it knows its schema number.
 type Document interface {
-	Status | Heartbeat | AuditRecord | DesiredState | DeviceLabels
+	Status | Heartbeat | AuditRecord | DesiredState | DeviceLabels | JobResult
 	schema() int
 }
 

@@ -210,7 +210,7 @@ func TestErrorsMatchByOutcomeAndKind(t *testing.T) {
 func TestRequestHeadersSurviveTheWire(t *testing.T) {
 	for _, want := range []RequestHeader{
 		{Protocol: 1},
-		{Protocol: 2, RequestID: reqID, Deadline: at, Instance: "i", OperatorSub: "https://id.example#alice", Traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"},
+		{Protocol: 2, RequestID: reqID, Deadline: at, Instance: "i", Job: jobID, OperatorSub: "https://id.example#alice", Traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"},
 		{Protocol: 1, Deadline: at.Truncate(time.Second)},
 	} {
 		h := map[string][]string{"Other": {"x"}}

@@ -37,6 +37,8 @@
 //	               a number each is a new one, as before. "resend" is honoured four times a second at
 //	               most, and a session whose source has ended is given up when nothing is acknowledged
 //	               for 30 s.
+//	1  2026-11-25  additive: header X-Harmony-Job on exec requests, and the record of a job's result on
+//	               fleet.job.<device>.<slot>; such a request is remembered for JobLifetime.
 //	1  2026-11-24  additive: services have entrypoint, workdir, user, pull, health and stop_timeout_s;
 //	               their status has health, progress and next_try; conditions Ready and StateNotKept.
 //	1  2026-11-23  ping, logs, exec, shell, result; sessions; status, heartbeat and audit documents.

@@ -3,6 +3,7 @@ package command
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode"
 )
@@ -58,6 +59,9 @@ func Outcomes() []Outcome {
 		OutcomeUnknownDevice, OutcomeTimeout, OutcomeExpired, OutcomeStartedNoResult, OutcomeDenied, OutcomeBusy,
 	}
 }
+
+// Known tells whether o is an outcome of this protocol.
+func (o Outcome) Known() bool { return slices.Contains(Outcomes(), o) }
 
 // ExitCode is the exit code that the command line gives for the outcome.
 func (o Outcome) ExitCode() int {

@@ -40,7 +40,7 @@ func FuzzCheckDeviceID(f *testing.F) {
 		}
 		for _, subject := range []string{
 			Subject(id, VerbPing), Subscription(id), SessionSubject(id, "u", "s"), SessionControlSubject(id, "u", "s", OpIn), StatusSubject(id), HeartbeatSubject(id),
-			SeenSubject(id), AuditSubject(id, VerbPing), DesiredStateSubject(id), DeviceLabelsSubject(id), DeviceInboxPrefix(id),
+			SeenSubject(id), AuditSubject(id, VerbPing), JobSubject(id, "00"), DesiredStateSubject(id), DeviceLabelsSubject(id), DeviceInboxPrefix(id),
 		} {
 			honest := strings.Replace(subject, id, "x", 1)
 			if strings.Count(subject, ".") != strings.Count(honest, ".") || strings.ContainsAny(strings.TrimSuffix(subject, ".>"), "*> \t\r\n\x00") {
@@ -75,12 +75,12 @@ func FuzzParseSubject(f *testing.F) {
 
 // A header that is accepted, written again, reads as the same.
 func FuzzReadRequestHeader(f *testing.F) {
-	f.Add("1", reqID, "2026-01-02T15:04:05.000000000Z", "i", "sub", "00-1-2-3", false)
-	f.Add("", "", "", "", "", "", true)
-	f.Add("01", strings.ToUpper(reqID), "0000-01-01T00:00:00Z", "*", "\r\n", "x", false)
-	f.Add("9", "", "9999-12-31T23:59:60.999999999999Z", "", "", "", false)
-	f.Fuzz(func(t *testing.T, protocol, id, deadline, instance, sub, trace string, twice bool) {
-		h := map[string][]string{HeaderProtocol: {protocol}, HeaderRequestID: {id}, HeaderDeadline: {deadline}, HeaderInstance: {instance}, HeaderOperatorSub: {sub}, HeaderTraceparent: {trace}}
+	f.Add("1", reqID, "2026-01-02T15:04:05.000000000Z", "i", "sub", "00-1-2-3", jobID, false)
+	f.Add("", "", "", "", "", "", "", true)
+	f.Add("01", strings.ToUpper(reqID), "0000-01-01T00:00:00Z", "*", "\r\n", "x", "00000000-0000-7000-8000-000000000000", false)
+	f.Add("9", "", "9999-12-31T23:59:60.999999999999Z", "", "", "", "x", false)
+	f.Fuzz(func(t *testing.T, protocol, id, deadline, instance, sub, trace, job string, twice bool) {
+		h := map[string][]string{HeaderProtocol: {protocol}, HeaderRequestID: {id}, HeaderDeadline: {deadline}, HeaderInstance: {instance}, HeaderOperatorSub: {sub}, HeaderTraceparent: {trace}, HeaderJob: {job}}
 		if twice {
 			h[HeaderDeadline] = append(h[HeaderDeadline], deadline)
 		}

@@ -18,7 +18,9 @@ var (
 	at     = time.Date(2026, 1, 2, 15, 4, 5, 123456789, time.UTC)
 	digest = PayloadDigest([]byte("{}"))
 	reqID  = "01890a5d-ac96-774b-bcce-b302099a8057"
-	sid    = "mfrggzdfmztwq2lknnwg23tpoi"
+
+	jobID = "01890a5d-ac96-774b-bcce-b302099a8057"
+	sid   = "mfrggzdfmztwq2lknnwg23tpoi"
 )
 
 func ptr[T any](v T) *T { return &v }
@@ -84,6 +86,11 @@ var fixtures = map[string]fixture{
 	"heartbeat":              document(Heartbeat{Schema: Schema, DeviceID: "d", BootID: "b", Instance: "i", Seq: 9, Time: at, UptimeS: 1, SubscribedForMS: 2, DesiredRevision: 3, MemoryRSSBytes: 4, Metrics: map[string]float64{"commands_total": 5}}),
 	"audit_record":           document(fullAudit()),
 	"audit_record_denied":    document(AuditRecord{Schema: Schema, DeviceID: "d", BootID: "b", Instance: "i", Seq: 1, Time: at, Verb: "reboot", Event: AuditCommand, PayloadSHA256: digest, Outcome: OutcomeDenied, Kind: KindDenied, Reason: "no identity"}),
+	"job_result": document(JobResult{
+		Schema: Schema, Job: jobID, DeviceID: "d", UID: UID("ops"), RequestID: JobRequestID(jobID, "d"), Time: at, Verb: VerbExec,
+		Outcome: OutcomeFailed, Kind: KindInternal, End: EndCancelled, ExitCode: ptr(3), DurationUS: 1500, Bytes: &SessionBytes{Stdout: 2, Stderr: 3},
+	}),
+	"job_result_least": document(JobResult{Schema: Schema, Job: jobID, DeviceID: "d", UID: UID("ops"), RequestID: JobRequestID(jobID, "d"), Time: at, Verb: VerbExec, Outcome: OutcomeDenied, Kind: KindDenied}),
 	"desired_state": document(DesiredState{Schema: Schema, Deployments: map[string]Score{
 		"hello": {Type: ScorePodmanV0, Data: json.RawMessage(`{"services":[{"name":"hello","image":"docker.io/library/busybox:1"}]}`)},
 	}}),

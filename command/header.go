@@ -16,6 +16,7 @@ const (
 	HeaderRequestID   = "X-Harmony-Request-Id"   // request: UUIDv7, made by the client
 	HeaderDeadline    = "X-Harmony-Deadline"     // request: RFC 3339, UTC, nanoseconds, broker time
 	HeaderInstance    = "X-Harmony-Instance"     // request: the instance the caller saw in the last status
+	HeaderJob         = "X-Harmony-Job"          // exec request: UUIDv7 of the job that it is a part of
 	HeaderOperatorSub = "X-Harmony-Operator-Sub" // request: informational, never trusted
 	HeaderTraceparent = "traceparent"            // request: W3C Trace Context, reserved, passed on
 
@@ -45,6 +46,7 @@ type RequestHeader struct {
 	RequestID   string    // UUID; empty: none
 	Deadline    time.Time // absolute, by broker time; zero: none
 	Instance    string    // empty: any instance
+	Job         string    // UUIDv7; empty: the command is no part of a job
 	OperatorSub string    // informational, never trusted
 	Traceparent string    // passed on
 }
@@ -66,6 +68,7 @@ func (r RequestHeader) Write(h map[string][]string) {
 		set(HeaderDeadline, r.Deadline.UTC().Format(deadlineLayout))
 	}
 	set(HeaderInstance, r.Instance)
+	set(HeaderJob, r.Job)
 	set(HeaderOperatorSub, r.OperatorSub)
 	set(HeaderTraceparent, r.Traceparent)
 }
@@ -94,6 +97,7 @@ func ReadRequestHeader(h map[string][]string) (RequestHeader, error) {
 	r.RequestID = get(HeaderRequestID, 36)
 	deadline := get(HeaderDeadline, 40)
 	r.Instance = get(HeaderInstance, 64)
+	r.Job = get(HeaderJob, 36)
 	r.OperatorSub = get(HeaderOperatorSub, 512)
 	r.Traceparent = get(HeaderTraceparent, 256)
 	if err != nil {
@@ -108,6 +112,11 @@ func ReadRequestHeader(h map[string][]string) (RequestHeader, error) {
 	}
 	if r.RequestID != "" {
 		if err := CheckRequestID(r.RequestID); err != nil {
+			return RequestHeader{}, err
+		}
+	}
+	if r.Job != "" {
+		if err := CheckJobID(r.Job); err != nil {
 			return RequestHeader{}, err
 		}
 	}

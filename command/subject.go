@@ -14,6 +14,7 @@ const (
 	heartbeatPrefix = "fleet.heartbeat"
 	auditPrefix     = "fleet.audit"
 	seenPrefix      = "fleet.seen"
+	jobPrefix       = "fleet.job"
 )
 
 const connectionPrefix = "fleet-agent "

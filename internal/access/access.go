@@ -140,6 +140,10 @@ func (r Role) sessions() bool {
 	return slices.Contains(verbs, command.VerbLogs)
 }
 
+// runsJobs tells whether the role runs programs on many devices, and so reads how
+// they ended.
+func (r Role) runsJobs() bool { return slices.Contains(r.verbs(), command.VerbExec) }
+
 // audits tells whether the role reads the audit stream.
 func (r Role) audits() bool { return r == RoleAuditor || r == RoleAdmin }
 

@@ -13,6 +13,7 @@ const (
 	StreamStatus    = "STATUS"
 	StreamHeartbeat = "HEARTBEAT"
 	StreamAudit     = "AUDIT"
+	StreamJobs      = "JOBS"
 )
 
 // Subjects of the broker that permissions name.
@@ -82,6 +83,7 @@ func ForDevice(device string) Permissions {
 			command.StatusSubject(device),
 			command.HeartbeatSubject(device),
 			command.AuditSubjects(device),
+			command.JobSubjects(device),
 			"fleet.session." + device + ".>",
 			UserInfo,
 			DirectGetLast(KVStream(command.DesiredStateBucket), command.DesiredStateSubject(device)),
@@ -149,6 +151,9 @@ func (p *Permissions) addOps(uid string, r Role) {
 	if r.sessions() {
 		p.Publish = append(p.Publish, "device-commands.*.session."+uid+".>")
 		p.Subscribe = append(p.Subscribe, command.SessionSubject("*", uid, ">"))
+	}
+	if r.runsJobs() {
+		p.Publish = append(p.Publish, DirectGet(StreamJobs))
 	}
 	if r.audits() {
 		p.Publish = append(p.Publish, DirectGet(StreamAudit))

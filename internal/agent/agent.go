@@ -112,6 +112,7 @@ func New(o Options) (*Agent, error) {
 			maxLasting: o.MaxRequests, maxPassing: defaultPassing, maxBytes: defaultMaxBytes,
 			most: max(1, o.MaxRequests/callerShares), mostBytes: defaultMaxBytes / callerShares,
 		},
+		jobs: jobResults{device: o.DeviceID, conn: a.conn, log: a.log},
 		sessions: session.New(session.Options{
 			Device: o.DeviceID, Conn: a.conn, Log: a.log, MaxSessions: o.Policy.MaxSessions, MaxPerCaller: o.Policy.MaxSessionsPerCaller,
 		}),

@@ -17,10 +17,11 @@ import (
 type answer struct {
 	reply
 	replayed bool
-	silent   bool    // no reply is sent
-	sampled  *sample // only some of its kind are recorded; nil: each is
-	opened   string  // id of the session that was opened
-	reason   string  // for the audit record and the log; default: the error's message
+	silent   bool                  // no reply is sent
+	sampled  *sample               // only some of its kind are recorded; nil: each is
+	opened   string                // id of the session that was opened
+	wrote    *command.SessionBytes // output of a program that was answered without a session
+	reason   string                // for the audit record and the log; default: the error's message
 }
 
 func refuse(e *command.Error) *answer { return &answer{reply: reply{err: e}} }
@@ -57,6 +58,7 @@ func (s *server) finish(c *call, a *answer) {
 	if c.entry != nil {
 		s.journalFault(s.table.finish(c.entry, a.reply))
 	}
+	s.answeredJob(c, a)
 	kept := a.sampled == nil || a.sampled.keep(a, c.start)
 	if kept {
 		s.record(c, a)

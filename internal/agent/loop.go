@@ -225,6 +225,7 @@ func (p *loop) connected(l *link) {
 	p.beat()
 	p.watch.task.urge()
 	p.audit.connected()
+	p.server.jobs.connected()
 	p.server.sessions.Connected()
 }
 

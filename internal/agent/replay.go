@@ -77,6 +77,8 @@ type entry struct {
 	over      bool           // its process has ended
 	exitCode  *int           // of its process
 	failure   *command.Error // why its process ended, if not by itself
+	job       string         // that it is a part of; not known of an earlier run
+	result    *command.JobResult
 }
 
 // running tells whether the entry must stay whatever its age.

@@ -38,6 +38,7 @@ type server struct {
 	audit     *auditor
 	handlers  map[command.Verb]Handler
 	sessions  *session.Manager
+	jobs      jobResults
 	slots     slots
 	// clash is told of a command for another agent with this device id.
 	clash func(instance string)
@@ -194,8 +195,16 @@ func (s *server) accept(c *call) *answer {
 	if header.RequestID == "" {
 		return nil
 	}
+	remember := header.Deadline
+	if c.inJob() {
+		if refused := s.checkJob(c); refused != nil {
+			return refused
+		}
+		// Whoever goes on with the job asks again with this id, and a new deadline.
+		remember = later(remember, command.JobTime(header.Job).Add(command.JobLifetime))
+	}
 	c.digest = command.PayloadDigest(c.msg.Data)
-	e, first, refusal := s.table.begin(requestKey{c.caller.UID, header.RequestID}, verb, c.digest, c.arrived, header.Deadline)
+	e, first, refusal := s.table.begin(requestKey{c.caller.UID, header.RequestID}, verb, c.digest, c.arrived, remember)
 	switch {
 	case refusal != nil:
 		return refuse(refusal)
@@ -203,6 +212,9 @@ func (s *server) accept(c *call) *answer {
 		return &answer{reply: *first, replayed: true}
 	}
 	c.entry = e
+	if c.inJob() {
+		s.table.partOf(e, header.Job)
+	}
 	if changes && !s.audit.room() {
 		return s.withdraw(c, command.NewError(command.KindBusy,
 			"this device cannot record the command: its audit spool is full or cannot be written; try again when the broker has taken the records"))
@@ -308,7 +320,11 @@ func (s *server) run(ctx context.Context, c *call) (a *answer) {
 	c.ran = true
 	result, err := c.handler.Handle(ctx, req)
 	if err != nil {
-		return s.failed(c, err)
+		a := s.failed(c, err)
+		if c.inJob() && (a.err.Kind == command.KindBusy || a.err.Kind == command.KindExpired) {
+			return s.withdraw(c, a.err) // nothing ran, and the job may ask again
+		}
+		return a
 	}
 	data, err := json.Marshal(result)
 	switch {
@@ -323,6 +339,7 @@ func (s *server) run(ctx context.Context, c *call) (a *answer) {
 		a.session, a.opened = true, result.Session
 	case command.ExecReply:
 		a.exitCode = &result.ExitCode
+		a.wrote = &command.SessionBytes{Stdout: int64(len(result.Stdout)), Stderr: int64(len(result.Stderr))}
 	}
 	return a
 }
@@ -335,6 +352,9 @@ func (s *server) begin(c *call, req *Request) *answer {
 		s.journalFault(s.table.ended(e, exitCode, failure))
 	}
 	if err := req.StillValid(); err != nil {
+		if c.inJob() {
+			return s.withdraw(c, asCommandError(err))
+		}
 		return refuse(asCommandError(err))
 	}
 	if err := s.table.start(e, c.caller); err != nil {
@@ -343,6 +363,9 @@ func (s *server) begin(c *call, req *Request) *answer {
 			"this device cannot note on its disk that the command starts; it did not run; see to the disk, and try again"))
 	}
 	if err := req.StillValid(); err != nil { // a slow disk
+		if c.inJob() {
+			return s.withdraw(c, asCommandError(err))
+		}
 		return refuse(asCommandError(err))
 	}
 	return nil

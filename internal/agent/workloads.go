@@ -13,7 +13,10 @@ import (
 func (a *Agent) serveWorkloads() {
 	a.workloads = workload.New(workload.Options{
 		DeviceID: a.opts.DeviceID, Engine: a.engine, Sessions: a.server.sessions, Policy: a.opts.Policy, Log: a.log,
-		Record: func(rec *command.AuditRecord) { a.audit.record(rec, rec.Verb.Changes()) },
+		Record: func(rec *command.AuditRecord) {
+			a.audit.record(rec, rec.Verb.Changes())
+			a.server.endedJob(rec)
+		},
 	})
 	for verb, handle := range map[command.Verb]func(context.Context, workload.Call) (any, error){
 		command.VerbLogs: a.workloads.Logs, command.VerbExec: a.workloads.Exec, command.VerbShell: a.workloads.Shell,

@@ -64,14 +64,14 @@ func newArena(t *testing.T, n int, v variant) *arena {
 	must(t, ctl.Publish(command.DesiredStateSubject("d1"), []byte(`{"schema":1,"deployments":{}}`)))
 	must(t, ctl.Publish(command.DesiredStateSubject("d2"), []byte(`{"schema":1,"deployments":{}}`)))
 	for _, w := range []who{d1, d2} {
-		for _, subject := range []string{command.StatusSubject(w.device), command.HeartbeatSubject(w.device), command.AuditSubject(w.device, command.VerbExec)} {
+		for _, subject := range []string{command.StatusSubject(w.device), command.HeartbeatSubject(w.device), command.AuditSubject(w.device, command.VerbExec), command.JobSubject(w.device, slot)} {
 			must(t, a.as(w).Publish(subject, []byte(`{"schema":1,"device_id":"`+w.device+`"}`)))
 		}
 	}
 	a.settle()
 	js := a.jetStream()
 	testwait.For(t, patience, "two devices' documents", func() bool {
-		for _, s := range []string{"STATUS", "HEARTBEAT", "AUDIT", "KV_desired-state"} {
+		for _, s := range []string{"STATUS", "HEARTBEAT", "AUDIT", "JOBS", "KV_desired-state"} {
 			if i, err := js.StreamInfo(s); err != nil || i.State.NumSubjects < 2 {
 				return false
 			}
@@ -223,6 +223,7 @@ func (a *arena) settle() {
 		body := fmt.Sprintf(`{"probe":"%d.%d"}`, a.probes, a.at)
 		for subject, stream := range map[string]string{
 			command.StatusSubject("d3"): "STATUS", command.HeartbeatSubject("d3"): "HEARTBEAT", command.AuditSubject("d3", command.VerbPing): "AUDIT",
+			command.JobSubject("d3", slot): "JOBS",
 		} {
 			must(a.t, a.as(d3).Publish(subject, []byte(body)))
 			testwait.For(a.t, patience, "report of d3 in "+stream, func() bool {

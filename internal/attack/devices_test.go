@@ -27,12 +27,13 @@ type attack struct {
 func reportSubjects() []string {
 	return []string{
 		command.StatusSubject("d2"), command.HeartbeatSubject("d2"), command.AuditSubject("d2", command.VerbExec), command.DeviceLabelsSubject("d2"),
+		command.JobSubject("d2", slot),
 	}
 }
 
 // streamAPI are requests that would lose or change what is stored.
 func streamAPI() (out []string) {
-	for _, stream := range []string{"AUDIT", "STATUS", "HEARTBEAT", "KV_desired-state"} {
+	for _, stream := range []string{"AUDIT", "JOBS", "STATUS", "HEARTBEAT", "KV_desired-state"} {
 		for _, request := range []string{"DELETE", "PURGE", "UPDATE", "MSG.DELETE", "LEADER.STEPDOWN", "RESTORE"} {
 			out = append(out, "$JS.API.STREAM."+request+"."+stream)
 		}
@@ -49,6 +50,9 @@ func ownSubjects() []string {
 		command.DesiredStateSubject("d2"), command.SeenSubject("d2"), d2.inbox() + ".guess",
 	}
 }
+
+// slot is one of those for the results of jobs.
+const slot = "07"
 
 const sid = "mfrggzdfmztwq2lknnwg23tpoi"
 
@@ -70,10 +74,10 @@ const execPayload = `{"argv":["true"],"container":"web"}`
 
 var deviceAttacks = []attack{
 	{
-		what: "publish status, heartbeat, audit, labels or seen heartbeats of another device", by: "device",
+		what: "publish status, heartbeat, audit, results of jobs, labels or seen heartbeats of another device", by: "device",
 		holds: "permission violation",
 		run: func(a *arena) {
-			for _, s := range append(reportSubjects(), "fleet.status.d1.x", "fleet.status", "fleet.audit.d1", "fleet.audit.d1.exec.x", access.Disconnected, command.SeenSubject("d1"), command.SeenSubject("d2")) {
+			for _, s := range append(reportSubjects(), "fleet.status.d1.x", "fleet.status", "fleet.audit.d1", "fleet.audit.d1.exec.x", "fleet.job.d1", "fleet.job.d1.00.x", "fleet.job.*.00", access.Disconnected, command.SeenSubject("d1"), command.SeenSubject("d2")) {
 				a.refusedPublish(d1, message(s, "", nil, `{"schema":1}`))
 			}
 		},
@@ -122,11 +126,12 @@ var deviceAttacks = []attack{
 			must(a.t, sub.Unsubscribe())
 		},
 	}, {
-		what: "read other devices' desired state, audit or status", by: "device", holds: "permission violation",
+		what: "read other devices' desired state, audit, results of jobs or status", by: "device", holds: "permission violation",
 		run: func(a *arena) {
 			for _, s := range []string{
 				"$JS.API.DIRECT.GET.KV_desired-state", "$JS.API.DIRECT.GET.KV_desired-state.$KV.desired-state.d2", "$JS.API.DIRECT.GET.AUDIT",
 				"$JS.API.DIRECT.GET.AUDIT.fleet.audit.d2.exec", "$JS.API.DIRECT.GET.STATUS", "$JS.API.STREAM.MSG.GET.AUDIT",
+				"$JS.API.DIRECT.GET.JOBS", "$JS.API.DIRECT.GET.JOBS.fleet.job.d2." + slot,
 			} {
 				a.refusedPublish(d1, message(s, d1.inbox()+".x", nil, `{"last_by_subj":"fleet.status.d2"}`))
 			}
@@ -249,16 +254,19 @@ var deviceAttacks = []attack{
 			}
 		},
 	}, {
-		what: "oversize reports, and audit under verbs that do not exist", by: "device", holds: "not stored",
+		what: "oversize reports, audit under verbs and results of jobs in slots that do not exist", by: "device", holds: "not stored",
 		run: func(a *arena) {
-			for s, size := range map[string]int{command.StatusSubject("d1"): 600 << 10, command.HeartbeatSubject("d1"): 9 << 10, command.AuditSubject("d1", command.VerbExec): 17 << 10} {
+			for s, size := range map[string]int{command.StatusSubject("d1"): 600 << 10, command.HeartbeatSubject("d1"): 9 << 10, command.AuditSubject("d1", command.VerbExec): 17 << 10, command.JobSubject("d1", slot): 7 << 10} {
 				a.send(d1, s, "", nil, strings.Repeat("x", size))
 			}
 			for _, verb := range []string{"junk", "session", "EXEC", "*"} {
 				a.send(d1, "fleet.audit.d1."+verb, "", nil, "{}")
 			}
+			for _, none := range []string{"10", "7", "0F", "ff", "x"} {
+				a.send(d1, command.JobSubject("d1", none), "", nil, "{}")
+			}
 			a.settle()
-			for stream, s := range map[string]string{"STATUS": command.StatusSubject("d1"), "HEARTBEAT": command.HeartbeatSubject("d1"), "AUDIT": command.AuditSubject("d1", command.VerbExec)} {
+			for stream, s := range map[string]string{"STATUS": command.StatusSubject("d1"), "HEARTBEAT": command.HeartbeatSubject("d1"), "AUDIT": command.AuditSubject("d1", command.VerbExec), "JOBS": command.JobSubject("d1", slot)} {
 				if m, err := a.jetStream().GetLastMsg(stream, s); err != nil || len(m.Data) > 1<<10 {
 					a.t.Errorf("%s: %d bytes, %v", s, len(m.Data), err)
 				}
@@ -269,6 +277,11 @@ var deviceAttacks = []attack{
 				if v := command.Verb(s[strings.LastIndex(s, ".")+1:]); !v.Known() && v != command.AuditOther {
 					a.t.Errorf("stored %s", s)
 				}
+			}
+			info, err = a.jetStream().StreamInfo("JOBS", &nats.StreamInfoRequest{SubjectsFilter: "fleet.job.d1.*"})
+			must(a.t, err)
+			if len(info.State.Subjects) != 1 {
+				a.t.Errorf("stored %v", info.State.Subjects)
 			}
 		},
 	},

@@ -112,6 +112,9 @@ var peopleAttacks = []attack{
 			for _, w := range []who{viewer, logsReader, operator, shellUser} {
 				a.refusedPublish(w, message("$JS.API.DIRECT.GET.AUDIT", w.inbox()+".x", nil, `{"seq":1}`))
 			}
+			for _, w := range []who{viewer, logsReader, auditor} {
+				a.refusedPublish(w, message("$JS.API.DIRECT.GET.JOBS", w.inbox()+".x", nil, `{"seq":1}`))
+			}
 			for _, s := range []string{"$JS.API.DIRECT.GET.STATUS", "$JS.API.DIRECT.GET.HEARTBEAT", "$JS.API.DIRECT.GET.KV_device-labels"} {
 				a.refusedPublish(auditor, message(s, auditor.inbox()+".x", nil, `{"seq":1}`))
 			}
@@ -206,7 +209,7 @@ var peopleAttacks = []attack{
 	}, {
 		what: "use the stream API, consumers or audit, other buckets, send commands", by: "deployer", holds: "permission violation",
 		run: func(a *arena) {
-			for _, s := range append(streamAPI(), "$JS.API.INFO", "$JS.API.STREAM.MSG.GET.AUDIT", "$JS.API.DIRECT.GET.AUDIT", "$JS.API.STREAM.INFO.AUDIT",
+			for _, s := range append(streamAPI(), "$JS.API.INFO", "$JS.API.STREAM.MSG.GET.AUDIT", "$JS.API.DIRECT.GET.AUDIT", "$JS.API.DIRECT.GET.JOBS", "$JS.API.STREAM.INFO.AUDIT",
 				"$KV.other.d2", "$KV.desired-state.d2.x", "fleet.desired.d2", command.StatusSubject("d2"), command.AuditSubject("d2", command.VerbExec), command.SeenSubject("d2"),
 				command.Subject("d2", command.VerbPing), d2.inbox()+".x") {
 				a.refusedPublish(deployer, message(s, deployer.inbox()+".x", nil, ""))
@@ -242,7 +245,7 @@ var peopleAttacks = []attack{
 	}, {
 		what: "purge streams or delete single messages", by: "controller", holds: "refused by the stream, for everyone",
 		run: func(a *arena) {
-			for _, stream := range []string{"AUDIT", "STATUS", "HEARTBEAT", "KV_desired-state", "KV_device-labels"} {
+			for _, stream := range []string{"AUDIT", "JOBS", "STATUS", "HEARTBEAT", "KV_desired-state", "KV_device-labels"} {
 				for s, body := range map[string]string{"$JS.API.STREAM.PURGE." + stream: "", "$JS.API.STREAM.MSG.DELETE." + stream: `{"seq":1}`} {
 					m, err := a.as(controller).Request(s, []byte(body), patience)
 					must(a.t, err)

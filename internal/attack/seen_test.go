@@ -73,7 +73,8 @@ func reportsByStream(text string) string {
 	for _, i := range fleet["imports"].([]any) {
 		service, _ := i.(map[string]any)["service"].(map[string]any)
 		subject, _ := service["subject"].(string)
-		if !strings.HasPrefix(subject, "fleet.") {
+		// The results of jobs are not exported as a stream to anybody.
+		if !strings.HasPrefix(subject, "fleet.") || strings.HasPrefix(subject, "fleet.job.") {
 			imports = append(imports, i)
 			continue
 		}

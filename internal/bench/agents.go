@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"fmt"
+	"os/user"
 	"path/filepath"
 	"sync"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/harmony-fleet/fleet/internal/agent"
+	"github.com/harmony-fleet/fleet/internal/agent/workload"
 	"github.com/harmony-fleet/fleet/internal/broker"
 	"github.com/harmony-fleet/fleet/internal/credentials"
 	"github.com/harmony-fleet/fleet/internal/natsconn"
@@ -45,6 +47,10 @@ const startWindow = 64
 
 // startAgentsWith is startAgents with a way to connect for each.
 func startAgentsWith(ctx context.Context, n int, connect func(i int) natsconn.Config, stateDir string) (*swarm, error) {
+	me, err := user.Current()
+	if err != nil {
+		return nil, err
+	}
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s := &swarm{stop: stop}
 	var agents []*agent.Agent
@@ -68,7 +74,7 @@ func startAgentsWith(ctx context.Context, n int, connect func(i int) natsconn.Co
 				return nil, err
 			}
 		}
-		a, err := agent.New(agent.Options{DeviceID: deviceID(i), NATS: connect(i), StateDir: filepath.Join(stateDir, deviceID(i))})
+		a, err := agent.New(agent.Options{DeviceID: deviceID(i), NATS: connect(i), StateDir: filepath.Join(stateDir, deviceID(i)), Policy: workload.Policy{Host: true, HostUser: me.Username}})
 		if err != nil {
 			s.close()
 			return nil, err

@@ -30,8 +30,10 @@ const (
 	maxHeartbeat        = 8 << 10  // bytes
 	maxAuditRecord      = 16 << 10 // bytes
 	maxLabels           = 32 << 10 // bytes
-	desiredStateHistory = 10       // revisions kept per device
-	maxStreamOverhead   = 4 << 10  // bytes of headers beside a document
+	jobHistory          = 32       // results kept per device and slot
+	jobMaxAge           = 7 * 24 * time.Hour
+	desiredStateHistory = 10      // revisions kept per device
+	maxStreamOverhead   = 4 << 10 // bytes of headers beside a document
 
 	// noDuplicates is the shortest window that the server takes. Within it, a
 	// message id (Nats-Msg-Id) suppresses another device's message with that id;
@@ -81,6 +83,14 @@ func Streams(o ProvisionOptions) []jetstream.StreamConfig {
 	audit.MaxMsgsPerSubject, audit.MaxMsgSize, audit.NoAck = o.AuditPerSubject, maxAuditRecord, true
 	audit.MaxAge, audit.Duplicates = o.AuditMaxAge, noDuplicates
 
+	jobs := base
+	jobs.Name, jobs.Description = access.StreamJobs, "how each device's part of a job ended"
+	for _, slot := range command.AllJobSlots() {
+		jobs.Subjects = append(jobs.Subjects, command.JobSubject("*", slot))
+	}
+	jobs.MaxMsgsPerSubject, jobs.MaxAge, jobs.NoAck = jobHistory, jobMaxAge, true
+	jobs.MaxMsgSize, jobs.Duplicates = command.MaxJobResult+maxStreamOverhead, noDuplicates
+
 	heartbeat := last(access.StreamHeartbeat, "last heartbeat of each device", command.HeartbeatSubject("*"), maxHeartbeat)
 	heartbeat.RePublish = &jetstream.RePublish{Source: command.HeartbeatSubject("*"), Destination: command.SeenSubject("{{wildcard(1)}}")}
 	desired := bucket(command.DesiredStateBucket, "what each device should run", desiredStateHistory, command.MaxDocument+maxStreamOverhead)
@@ -90,6 +100,7 @@ func Streams(o ProvisionOptions) []jetstream.StreamConfig {
 		last(access.StreamStatus, "last status of each device", command.StatusSubject("*"), command.MaxDocument+maxStreamOverhead),
 		heartbeat,
 		audit,
+		jobs,
 		desired,
 		bucket(command.DeviceLabelsBucket, "labels that operators give to devices", 1, maxLabels),
 	}

@@ -101,6 +101,10 @@ var (
 	// reports are what devices publish for the streams.
 	reports = []string{command.StatusSubject("*"), command.HeartbeatSubject("*"), command.AuditSubjects("*")}
 
+	// intake is what devices publish for the streams in all. Live readers have no
+	// use for the results of jobs: they read those of one job.
+	intake = append(slices.Clone(reports), command.JobSubjects("*"))
+
 	// deviceReads are what devices read of the streams: each its own subjects, by
 	// its permissions.
 	deviceReads = []string{
@@ -110,7 +114,7 @@ var (
 
 	opsReads = []string{
 		access.DirectGet(access.StreamStatus), access.DirectGet(access.StreamHeartbeat),
-		access.DirectGet(access.StreamAudit), access.DirectGet(access.KVStream(command.DeviceLabelsBucket)),
+		access.DirectGet(access.StreamAudit), access.DirectGet(access.StreamJobs), access.DirectGet(access.KVStream(command.DeviceLabelsBucket)),
 	}
 
 	peopleReads = append(slices.Clone(opsReads), access.DirectGet(access.KVStream(command.DesiredStateBucket)))
@@ -233,7 +237,7 @@ func (c Config) accounts() map[string]accountConfig {
 	data.Exports = append(data.Exports, exportConfig{
 		Service: ">", ResponseThreshold: intakeThreshold, Accounts: []string{names.Fleet, names.Deploy},
 	})
-	for _, subject := range append(slices.Clone(reports), deviceReads...) {
+	for _, subject := range append(slices.Clone(intake), deviceReads...) {
 		fleet.Imports = append(fleet.Imports, importConfig{Service: &remoteSubject{names.Data, subject}})
 	}
 

@@ -33,8 +33,8 @@ Measurements: ` + strings.Join(names, ", ") + ` (default: all).`,
 		RunE:      func(cmd *cobra.Command, args []string) error { return b.run(cmd.Context(), args) },
 	}
 	f := cmd.Flags()
-	f.IntVar(&b.options.Agents, "agents", 0, "agents of the scatter (default 1000)")
-	f.IntVar(&b.options.Pings, "pings", 0, "pings of the latency measurements, each way (default 20000)")
+	f.IntVar(&b.options.Agents, "agents", 0, "agents of scatter, exec and memory (default 1000)")
+	f.IntVar(&b.options.Pings, "pings", 0, "pings of the latency measurements, each way, and a tenth of those of memory (default 20000)")
 	f.IntVar(&b.options.Logins, "logins", 0, "logins through the callout (default 4000)")
 	f.IntVar(&b.options.Rounds, "rounds", 0, "rounds of the scatter, each way (default 15)")
 	f.IntVar(&b.options.Return, "return", 0, "agents that come back after a restart of the broker (default 10000)")

@@ -156,6 +156,7 @@ func commands(a *app) []*cobra.Command {
 		newExecCommand(a),
 		newShellCommand(a),
 		newResultCommand(a),
+		newJobCommand(a),
 		newDesiredCommand(a),
 		newAuditCommand(a),
 		newLabelCommand(a),

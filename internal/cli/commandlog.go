@@ -31,6 +31,14 @@ type commandLogEntry struct {
 	Message   string          `json:"message"`
 }
 
+// commandLogEntryOf is the entry of a command that ended with err.
+func commandLogEntryOf(server string, verb command.Verb, err *command.Error) commandLogEntry {
+	return commandLogEntry{
+		Time: time.Now().UTC(), Server: server, Verb: verb,
+		DeviceID: err.DeviceID, RequestID: err.RequestID, Outcome: err.Outcome, Message: messageOf(err),
+	}
+}
+
 // unseen tells whether a command ended with something that no device knows.
 func unseen(err *command.Error) bool {
 	if err.Kind != "" {

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"syscall"
 	"time"
@@ -50,33 +51,52 @@ type execCommand struct {
 	stdin     bool
 	tty       bool
 	killAfter time.Duration
+
+	selection selection
+	fanOut    fanOutFlags
+	several   []string // flags given that only several devices have a use for
 }
 
 func newExecCommand(a *app) *cobra.Command {
 	e := &execCommand{app: a}
 	cmd := &cobra.Command{
-		Use:   "exec DEVICE [--container NAME] [-i] [-t] -- PROGRAM [ARG...]",
-		Short: "Run a program in a container, or on a device",
+		Use:   "exec DEVICE... | --all | -l k=v [--container NAME] [-i] [-t] -- PROGRAM [ARG...]",
+		Short: "Run a program in a container, or on a device, or on many",
 		Long: `Runs a program and connects it to this terminal or pipe. The exit code is the program's;
 255 means that fleet itself failed, and stderr says how. No shell looks at the arguments:
 for one, run sh -c '…'.
 
 Ctrl-C sends an interrupt to the program; a second one ends fleet, and with it the program.
-Where the connection is lost for good, fleet result tells later how it ended.`,
+Where the connection is lost for good, fleet result tells later how it ended.
+
+On several devices it is a job. Each line of output comes behind its device; stderr says how
+devices ended that did not exit with 0, and how many ended how. The exit code is then 0 where
+all exited with 0, and else the largest of theirs in the table of fleet ping, where another
+exit code counts as 1. Ctrl-C asks no further device and lets those at work end; a second one
+leaves, and devices end what ran after 30 s. fleet job resume goes on, with what still runs
+too; no device runs the program twice.`,
 		Example: `  fleet exec vm-device-00 --container web -- ls -l /srv
+  fleet exec --all --host --concurrency 200 --abort-after 5% -- systemctl is-active fleet-agent
   tar c . | fleet exec vm-device-00 --container web -i -- tar x -C /srv`,
 		Annotations: map[string]string{ownCode: "yes"},
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) < 2 {
+		Args: func(cmd *cobra.Command, args []string) error {
+			if devices, argv := e.split(cmd, args); len(argv) == 0 || len(devices) == 0 && !e.selection.several() {
 				return errors.New("say on which device, and behind -- what to run: fleet exec DEVICE -- PROGRAM [ARG...]")
 			}
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return e.app.own(e.run(cmd.Context(), args[0], args[1:]))
+			devices, argv := e.split(cmd, args)
+			if devices = distinct(devices); len(devices) != 1 || e.selection.several() {
+				return e.runMany(cmd.Context(), devices, argv)
+			}
+			e.several = e.fanOut.set(cmd)
+			return e.app.own(e.run(cmd.Context(), devices[0], argv))
 		},
 	}
 	e.where.register(cmd)
+	e.selection.register(cmd)
+	e.fanOut.register(cmd, client.DefaultConcurrency)
 	f := cmd.Flags()
 	f.SetInterspersed(true)
 	f.BoolVarP(&e.stdin, "stdin", "i", false, "pass standard input on")
@@ -85,9 +105,82 @@ Where the connection is lost for good, fleet result tells later how it ended.`,
 	return cmd
 }
 
+// split tells devices and program apart: at the --, or behind the first device.
+func (e *execCommand) split(cmd *cobra.Command, args []string) (devices, argv []string) {
+	at := cmd.ArgsLenAtDash()
+	if at < 0 {
+		at = min(1, len(args))
+		if e.selection.several() {
+			at = 0
+		}
+	}
+	return args[:at], args[at:]
+}
+
+// runMany runs the program on several devices, as a job.
+func (e *execCommand) runMany(ctx context.Context, named, argv []string) error {
+	selector, err := e.selection.check(named)
+	if err != nil {
+		return err
+	}
+	env, err := e.where.check()
+	if err != nil {
+		return err
+	}
+	fanOut, err := e.fanOut.settings(e.app.timeout)
+	switch {
+	case err != nil:
+		return err
+	case e.killAfter < 0:
+		return rejected("--kill-after is negative")
+	case e.stdin || e.tty:
+		return usageError{errors.New("-i and -t are for one device")}
+	}
+	c, s, done, err := e.app.client(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	devices, err := e.selection.devices(ctx, e.app, c, named, selector)
+	if err != nil {
+		return err
+	}
+	spec := jobSpec{
+		Schema: command.Schema, Server: s.server, Selection: e.selection.String(named), Devices: devices, Concurrency: fanOut.Window, Rate: fanOut.Rate,
+		Program: jobProgram{
+			Container: e.where.container, Host: e.where.host, Argv: argv, Env: env, Workdir: e.where.workdir, User: e.where.user,
+			TimeoutMS: e.killAfter.Milliseconds(), Window: command.DefaultExecWindow,
+		},
+	}
+	if fanOut.Abort != nil {
+		spec.AbortAfter, spec.AbortMin = &fanOut.Abort.Share, fanOut.Abort.Min
+	}
+	job, err := c.NewJob(ctx)
+	if err != nil {
+		return err
+	}
+	spec.ID, spec.Secret = job.ID, job.Secret
+	if spec.UID, err = c.UID(); err != nil {
+		return err
+	}
+	store, err := e.app.jobStore()
+	if err != nil {
+		return err
+	}
+	running, err := store.create(spec)
+	if err != nil {
+		return err
+	}
+	defer running.close()
+	return e.app.runJob(ctx, c, s.server, running)
+}
+
 func (e *execCommand) run(ctx context.Context, device string, argv []string) error {
 	if err := command.CheckDeviceID(device); err != nil {
 		return err
+	}
+	if len(e.several) > 0 {
+		return usageError{fmt.Errorf("%s: for several devices", strings.Join(e.several, ", "))}
 	}
 	env, err := e.where.check()
 	switch {

@@ -21,6 +21,8 @@ type result struct {
 	RTT      *int64          `json:"rtt_us,omitempty"` // microseconds
 	Reply    any             `json:"reply,omitempty"`
 	Message  string          `json:"message,omitempty"`
+
+	NotStarted bool `json:"not_started,omitempty"` // stopped or aborted before its turn
 }
 
 // exitBrokenPipe is what a shell says of a program that SIGPIPE ended: 128 and

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -16,9 +14,9 @@ import (
 )
 
 type pingCommand struct {
-	app      *app
-	all      bool
-	selector []string
+	app       *app
+	selection selection
+	fanOut    fanOutFlags
 }
 
 func newPingCommand(a *app) *cobra.Command {
@@ -30,23 +28,17 @@ func newPingCommand(a *app) *cobra.Command {
 theirs: 0 ok, 3 offline, 4 no answer in time, 5 denied (all of them: docs/cli.md).`,
 		RunE: func(cmd *cobra.Command, args []string) error { return p.run(cmd.Context(), args) },
 	}
-	f := cmd.Flags()
-	f.BoolVar(&p.all, "all", false, "every device that ever reported")
-	f.StringArrayVarP(&p.selector, "selector", "l", nil, "devices whose labels match `k=v,k2=v2`")
+	p.selection.register(cmd)
+	p.fanOut.register(cmd, client.DefaultWindow)
 	return cmd
 }
 
 func (p *pingCommand) run(ctx context.Context, devices []string) error {
-	ways := 0
-	for _, chosen := range []bool{len(devices) > 0, p.all, len(p.selector) > 0} {
-		if chosen {
-			ways++
-		}
+	selector, err := p.selection.check(devices)
+	if err != nil {
+		return err
 	}
-	if ways != 1 {
-		return usageError{errors.New("say which devices: their ids, --all, or -l k=v")}
-	}
-	selector, err := parseSelector(p.selector)
+	fanOut, err := p.fanOut.settings(p.app.timeout)
 	if err != nil {
 		return err
 	}
@@ -60,25 +52,10 @@ func (p *pingCommand) run(ctx context.Context, devices []string) error {
 		return printer.none(devices, err)
 	}
 	defer done()
-	if len(devices) == 0 {
-		if devices, err = p.app.selectDevices(ctx, c, selector); err != nil {
-			return err
-		}
+	if devices, err = p.selection.devices(ctx, p.app, c, devices, selector); err != nil {
+		return err
 	}
-	return printer.run(ctx, c, devices)
-}
-
-func isDeviceID(id string) bool { return command.CheckDeviceID(id) == nil }
-
-// distinct names each device once: one that is named twice has one outcome.
-func distinct(devices []string) []string {
-	var once []string
-	for _, id := range devices {
-		if !slices.Contains(once, id) {
-			once = append(once, id)
-		}
-	}
-	return once
+	return printer.run(ctx, c, devices, fanOut)
 }
 
 // pingPrinter prints results as they come and sums them up.
@@ -87,21 +64,21 @@ type pingPrinter struct {
 	server string
 	width  int // of the device column
 
-	outcomes map[command.Outcome]int
-	unseen   []commandLogEntry
+	tally  *tally
+	unseen []commandLogEntry
 }
 
 func (a *app) newPingPrinter(server string) *pingPrinter {
-	return &pingPrinter{app: a, server: server, outcomes: map[command.Outcome]int{}}
+	return &pingPrinter{app: a, server: server, tally: newTally()}
 }
 
 // run pings devices. Its error has the exit code of the worst outcome.
-func (p *pingPrinter) run(ctx context.Context, c *client.Client, devices []string) error {
+func (p *pingPrinter) run(ctx context.Context, c *client.Client, devices []string, f client.FanOut) error {
 	for _, d := range devices {
 		p.width = max(p.width, min(len(d), command.MaxDeviceID))
 	}
 	defer func() { p.app.logCommands(p.unseen) }()
-	for r := range c.PingAll(ctx, devices, client.FanOut{Timeout: p.app.timeout}) {
+	for r := range c.PingAll(ctx, devices, f) {
 		if err := p.print(r); err != nil {
 			return err
 		}
@@ -137,7 +114,7 @@ func (p *pingPrinter) none(devices []string, err error) error {
 			continue
 		}
 		named = append(named, d)
-		p.unseen = append(p.unseen, p.entry(&command.Error{Outcome: outcome, DeviceID: d, Message: message}))
+		p.unseen = append(p.unseen, commandLogEntryOf(p.server, command.VerbPing, &command.Error{Outcome: outcome, DeviceID: d, Message: message}))
 	}
 	p.app.logCommands(p.unseen)
 	if len(bad) > 0 {
@@ -155,20 +132,13 @@ func (p *pingPrinter) none(devices []string, err error) error {
 	return exitError{code: code, summary: oneLine(err.Error())}
 }
 
-func (p *pingPrinter) entry(e *command.Error) commandLogEntry {
-	return commandLogEntry{
-		Time: time.Now().UTC(), Server: p.server, Verb: command.VerbPing,
-		DeviceID: e.DeviceID, RequestID: e.RequestID, Outcome: e.Outcome, Message: messageOf(e),
-	}
-}
-
 func (p *pingPrinter) print(r client.PingResult) error {
-	p.outcomes[r.Outcome()]++
-	if r.Err != nil && unseen(r.Err) {
-		p.unseen = append(p.unseen, p.entry(r.Err))
+	p.tally.add(r.Outcome(), 0, r.NotStarted())
+	if r.Err != nil && !r.NotStarted() && unseen(r.Err) {
+		p.unseen = append(p.unseen, commandLogEntryOf(p.server, command.VerbPing, r.Err))
 	}
 	if p.app.json() {
-		line := result{DeviceID: r.Device, Outcome: r.Outcome()}
+		line := result{DeviceID: r.Device, Outcome: r.Outcome(), NotStarted: r.NotStarted()}
 		if r.Err != nil {
 			line.Message = messageOf(r.Err)
 		} else {
@@ -176,6 +146,9 @@ func (p *pingPrinter) print(r client.PingResult) error {
 			line.RTT, line.Reply = &us, r.Reply
 		}
 		return p.app.writeJSON(line)
+	}
+	if r.NotStarted() {
+		return nil // the sum says how many
 	}
 	if r.Err != nil {
 		p.app.say(oneLine(r.Err.Error()))
@@ -192,19 +165,13 @@ func (p *pingPrinter) print(r client.PingResult) error {
 // sum is nil where all is ok, and otherwise has the largest exit code; with
 // several devices it says how many ended how.
 func (p *pingPrinter) sum() error {
-	code, total := 0, 0
-	var parts []string
-	for _, outcome := range slices.Sorted(maps.Keys(p.outcomes)) {
-		code = max(code, outcome.ExitCode())
-		total += p.outcomes[outcome]
-		parts = append(parts, fmt.Sprintf("%d %s", p.outcomes[outcome], outcome))
-	}
+	code := p.tally.code()
 	if code == 0 {
 		return nil
 	}
 	summary := ""
-	if total > 1 && !p.app.json() {
-		summary = fmt.Sprintf("%d devices: %s", total, strings.Join(parts, ", "))
+	if p.tally.total > 1 && !p.app.json() {
+		summary = p.tally.String()
 	}
 	return exitError{code: code, summary: summary}
 }

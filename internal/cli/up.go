@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/harmony-fleet/fleet/client"
 	"github.com/harmony-fleet/fleet/internal/access"
 	"github.com/harmony-fleet/fleet/internal/stack"
 )
@@ -115,7 +116,7 @@ func (u *upCommand) run(ctx context.Context) (err error) {
 		return err
 	}
 	pings := u.app.newPingPrinter(s.NATSURL())
-	err = pings.run(ctx, s.Client(), s.DeviceIDs())
+	err = pings.run(ctx, s.Client(), s.DeviceIDs(), client.FanOut{Timeout: u.app.timeout})
 	switch {
 	case ctx.Err() != nil:
 		return ended(ctx)
