@@ -71,7 +71,7 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	a.command = cmd.CommandPath()
 	a.report(err)
-	if !a.started && cmd.Annotations[ownCode] != "" {
+	if !a.started && cmd.Annotations[ownCode] != "" && !selected(cmd) {
 		return ownFailure
 	}
 	return exitCode(err)

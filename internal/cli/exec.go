@@ -246,7 +246,7 @@ func (e *execCommand) output(ctx context.Context, c *client.Client, device strin
 const ownFailure = 255
 
 // ownCode marks commands of which every failure of their own, of the command line
-// too, has that code.
+// too, has that code, unless they are about several devices.
 const ownCode = "own exit code"
 
 // own gives an error of exec or shell its exit code.

@@ -168,7 +168,7 @@ func TestCommandLineOfFanOut(t *testing.T) {
 		code int
 		says string // on stderr
 	}{
-		{[]string{"exec", "--", "true"}, 2, "say on which device"},
+		{[]string{"exec", "--", "true"}, 255, "say on which device"},
 		{[]string{"exec", "--all", "--host"}, 2, "say on which device"},
 		{[]string{"exec", "--all", "vm-device-00", "--", "true"}, 2, "say which devices"},
 		{[]string{"exec", "--all", "-i", "--", "true"}, 2, "-i and -t are for one device"},

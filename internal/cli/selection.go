@@ -27,6 +27,12 @@ func (s *selection) register(cmd *cobra.Command) {
 // several tells whether devices are selected rather than named.
 func (s *selection) several() bool { return s.all || len(s.selector) > 0 }
 
+// selected tells whether a command line that could not be read selects devices.
+func selected(cmd *cobra.Command) bool {
+	f := cmd.Flags()
+	return f.Changed("all") || f.Changed("selector")
+}
+
 // check wants exactly one way to say which devices.
 func (s *selection) check(named []string) (map[string]string, error) {
 	ways := 0
