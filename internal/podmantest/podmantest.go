@@ -286,6 +286,27 @@ func (p *Podman) Down() {
 	p.server = nil
 }
 
+// Rollback runs do and takes Podman's database back to what it was before. What do
+// did to the storage stays: so it is when Podman is killed after the one and
+// before the other. Podman runs again afterwards.
+func (p *Podman) Rollback(t testing.TB, do func()) {
+	t.Helper()
+	database := p.file("root/libpod/bolt_state.db")
+	p.Down()
+	before, err := os.ReadFile(database)
+	if err == nil {
+		err = p.Up()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	do()
+	p.Down()
+	if err := errors.Join(os.WriteFile(database, before, 0o600), p.Up()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Close ends everything and removes every trace.
 func (p *Podman) Close() error {
 	var err error

@@ -82,6 +82,8 @@ type job struct {
 	refresh  bool // pull, and replace the container if the image is another one
 	start    bool // nothing is in the way
 	restart  bool // it ran before
+	amid     bool // a start has begun already
+	clear    bool // a leftover that has the container's name may be removed
 }
 
 // result is how a step ended.
@@ -136,10 +138,7 @@ func (r *Reconciler) work(ctx context.Context, s *step, res *result) error {
 	id := j.have.ID
 	if !j.found {
 		spec := specOf(r.opts.Device, j.key, j.spec, j.hash, res.wantImage)
-		if id, err = r.opts.Engine.Create(ctx, spec); err != nil {
-			if errors.Is(err, engine.ErrConflict) {
-				err = fmt.Errorf("%w; if the agent did not make that container, remove or rename it", err)
-			}
+		if id, err = r.create(ctx, spec, j.clear); err != nil {
 			return err
 		}
 		r.log.Info("container created", "service", j.key.String(), "container", spec.Name, "image", j.spec.Image, "revision", j.revision)
@@ -149,11 +148,45 @@ func (r *Reconciler) work(ctx context.Context, s *step, res *result) error {
 	}
 	s.phase.set(command.PhaseStarting, "")
 	if err := r.opts.Engine.Start(ctx, id); err != nil {
+		if j.found && j.amid && ctx.Err() == nil {
+			// Podman was killed amid a start. The program may run already: Podman never gets
+			// to know that, and cannot start it any more.
+			return errors.Join(err, r.opts.Engine.Remove(ctx, id))
+		}
 		return err
 	}
 	res.started = true
 	r.log.Info("container started", "service", j.key.String(), "id", id[:min(12, len(id))], "again", j.restart)
 	return pull
+}
+
+// leftover is the error of a create whose name is taken by what the engine does
+// not know: one amid which the engine was killed had given the name away already,
+// and is in no list. It is also what is seen of a create that goes on, such as one
+// whose answer nobody waited for.
+type leftover struct{ error }
+
+func (l leftover) Unwrap() error { return l.error }
+
+// create makes a container. A leftover of its name is removed first where clear
+// says that it is old enough.
+func (r *Reconciler) create(ctx context.Context, spec engine.Spec, clear bool) (id string, err error) {
+	id, err = r.opts.Engine.Create(ctx, spec)
+	if !errors.Is(err, engine.ErrConflict) {
+		return id, err
+	}
+	_, look := r.opts.Engine.Inspect(ctx, spec.Name)
+	switch {
+	case !errors.Is(look, engine.ErrNotFound):
+		return "", fmt.Errorf("%w; if the agent did not make that container, remove or rename it", err)
+	case !clear:
+		return "", leftover{fmt.Errorf("%w; the engine does not know that container: unless it appears soon, it is removed", err)}
+	}
+	if err := r.opts.Engine.Remove(ctx, spec.Name); err != nil {
+		return "", leftover{err}
+	}
+	r.log.Warn("what an interrupted create left was removed", "container", spec.Name)
+	return r.opts.Engine.Create(ctx, spec)
 }
 
 // image finds the image of a service, or pulls it.
@@ -246,6 +279,11 @@ func (r *Reconciler) take(res result) {
 	}
 	if res.started && res.job.restart {
 		u.restarts++
+	}
+	if !errors.As(res.err, new(leftover)) {
+		u.leftover = time.Time{}
+	} else if u.leftover.IsZero() {
+		u.leftover = r.opts.Now()
 	}
 	switch {
 	case errors.Is(res.err, context.Canceled):

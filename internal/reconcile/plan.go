@@ -211,6 +211,8 @@ func (r *Reconciler) advance(ctx context.Context, g *goal, w wanted, list []engi
 		return time.Time{} // looked at again when they are gone
 	}
 	r.converge(ctx, u, job{
+		amid:   found && c.State == engine.StateCreated && r.details[c.ID].PID != 0,
+		clear:  !u.leftover.IsZero() && r.opts.Now().Sub(u.leftover) >= r.opts.LeftoverAge,
 		wanted: w, revision: g.Revision, have: c, found: found, refresh: refresh,
 		start: runs && len(blockers) == 0 && c.State != engine.StateRunning, restart: restart,
 	})

@@ -5,6 +5,7 @@ package reconcile_test
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -264,29 +265,49 @@ func TestPodmanGoesAwayAndComesBack(t *testing.T) {
 	}
 	r.phase(2, "one", command.PhaseRunning)
 	answers(t, p, 7300, "2")
+}
 
-	// Gone in the middle of a create, and of a start.
-	for i, op := range []string{"create", "start"} {
-		h := &enginefake.Hooked{Engine: e}
-		var once atomic.Bool
-		h.Before(func(_ context.Context, c enginefake.Call) error {
-			if c.Op == op && !once.Swap(true) {
-				down := time.AfterFunc(20*time.Millisecond, p.Down)
-				t.Cleanup(func() { down.Stop() })
+// TestPodmanKilledAmidEachOperation kills it at some moment of each, other ones
+// in each run; TestPodmanKilledAmidAChange has the moments that are known to hurt.
+func TestPodmanKilledAmidEachOperation(t *testing.T) {
+	p := podmantest.Start(t)
+	p.Image(t, probe)
+	p.Registry(t, nil)
+	e := open(t, p)
+	for i, op := range []string{"create", "start", "stop", "remove", "pull"} {
+		t.Run(op, func(t *testing.T) {
+			device, port, image, span := "amid-"+op, 7301+i, probe, 120
+			if op == "pull" {
+				p.PushLarge(t, "large:1", 16<<20)
+				image, span = podmantest.RegistryAddress+"/large:1", 600
 			}
-			return nil
+			doc := func(image, text string) services {
+				return services{"one": {service("web", image, withPort(fmt.Sprintf("%d:80", port)), withCommand("serve", text), func(s *command.Service) { s.Volumes = []string{text + ":/data"} })}}
+			}
+			h := &enginefake.Hooked{Engine: e}
+			victim := startClean(t, device, h)
+			settle(victim, e, device, 1, doc(probe, "old"))
+			var once atomic.Bool
+			after := time.Duration(rand.IntN(span)) * time.Millisecond
+			h.Before(func(_ context.Context, c enginefake.Call) error {
+				if c.Op == op && !once.Swap(true) {
+					down := time.AfterFunc(after, p.Down)
+					t.Cleanup(func() { down.Stop() })
+				}
+				return nil
+			})
+			victim.Set(desired(t, 2, doc(image, "new")))
+			victim.phase(2, "one", command.PhaseRuntimeUnavailable)
+			p.Down() // it is over by now
+			if err := p.Up(); err != nil {
+				t.Fatal(err)
+			}
+			settle(victim, e, device, 2, doc(image, "new"))
+			answers(t, p, port, "new")
+			if t.Failed() {
+				t.Logf("killed %v after the beginning of %s", after, op)
+			}
 		})
-		device, port := fmt.Sprintf("amid-%s", op), 7301+i
-		victim := start(t, device, h)
-		doc := services{"one": {service("web", probe, withPort(fmt.Sprintf("%d:80", port)), withCommand("serve", op))}}
-		victim.Set(desired(t, 1, doc))
-		victim.phase(1, "one", command.PhaseRuntimeUnavailable)
-		p.Down() // it is over by now
-		if err := p.Up(); err != nil {
-			t.Fatal(err)
-		}
-		settle(victim, e, device, 1, doc)
-		answers(t, p, port, op)
 	}
 }
 

@@ -20,6 +20,7 @@ package reconcile
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
@@ -70,6 +71,11 @@ type Options struct {
 	// forgotten; default 5 min.
 	BackoffReset time.Duration
 
+	// LeftoverAge is how long the name of a container has to be taken by what the
+	// engine does not know before that is removed: a create that still goes on in
+	// the engine, which nobody may disturb, must have ended by then. Default 10 s.
+	LeftoverAge time.Duration
+
 	// Settled is called, from Run's goroutine, when the last of the steps that were
 	// under way has ended; nil: nobody is told.
 	Settled func()
@@ -92,6 +98,7 @@ func (o *Options) setDefaults() {
 	def(&o.BackoffMin, time.Second)
 	def(&o.BackoffMax, max(5*time.Minute, o.BackoffMin))
 	def(&o.BackoffReset, 5*time.Minute)
+	def(&o.LeftoverAge, 10*time.Second)
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -330,7 +337,7 @@ func (r *Reconciler) pass(ctx context.Context) time.Duration {
 func (r *Reconciler) look(ctx context.Context, dirty map[string]bool) error {
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
-	list, err := r.opts.Engine.Containers(ctx, r.opts.Device)
+	list, err := r.list(ctx)
 	if err != nil {
 		return err
 	}
@@ -352,6 +359,26 @@ func (r *Reconciler) look(ctx context.Context, dirty map[string]bool) error {
 	}
 	r.seen, r.details = list, details
 	return r.lookImages(ctx)
+}
+
+// maxBroken is how many removals one look finishes: each container can be one.
+const maxBroken = 1024
+
+// list lists the containers. It finishes the removals amid which the engine was
+// killed, since there is no list before.
+func (r *Reconciler) list(ctx context.Context) ([]engine.Container, error) {
+	for range maxBroken {
+		list, err := r.opts.Engine.Containers(ctx, r.opts.Device)
+		var broken *engine.Broken
+		if !errors.As(err, &broken) {
+			return list, err
+		}
+		if err := r.opts.Engine.Remove(ctx, broken.ID); err != nil {
+			return nil, err
+		}
+		r.log.Warn("what an interrupted removal left was removed", "id", broken.ID[:12])
+	}
+	return nil, fmt.Errorf("list containers: more than %d are broken", maxBroken)
 }
 
 // lookImages learns the digests of the images in use.

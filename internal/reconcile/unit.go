@@ -30,6 +30,7 @@ type unit struct {
 	failures  int
 	nextTry   time.Time
 	lastError string
+	leftover  time.Time // since when the container's name is taken by what the engine does not know; zero: it is not
 	restarts  int
 	ended     time.Time // the end of the container that was counted last
 }
