@@ -266,6 +266,7 @@ func (r *Reconciler) end(ctx context.Context, c engine.Container) error {
 
 // take notes how a step ended.
 func (r *Reconciler) take(res result) {
+	r.outdate()
 	if res.removed != "" {
 		delete(r.removals, res.removed)
 		return

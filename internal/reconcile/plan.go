@@ -202,6 +202,7 @@ func (r *Reconciler) advance(ctx context.Context, g *goal, w wanted, list []engi
 			return time.Time{}
 		}
 	case c.State != engine.StateCreated && !refresh:
+		r.outdate()
 		return r.opts.Now().Add(r.opts.BackoffMin) // paused, or on the way to another state
 	}
 	if now := r.opts.Now(); now.Before(u.nextTry) {
