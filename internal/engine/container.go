@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -123,7 +124,13 @@ type Details struct {
 	Error     string // why the engine could not run it
 	OOMKilled bool
 	Health    string // starting, healthy, unhealthy; empty without a health check
+	// HealthInterval is the time from the end of a health check to the next one, and
+	// HealthTimeout how long one may take; zero without a health check.
+	HealthInterval, HealthTimeout time.Duration
 }
+
+// defaultHealthTime is both where a health check does not say, on Podman and Docker.
+const defaultHealthTime = 30 * time.Second
 
 // Containers lists the containers that were made for the device, whatever their
 // state. Labels alone do not say so: an image that was committed from a container
@@ -182,6 +189,11 @@ func (e *Engine) Inspect(ctx context.Context, id string) (Details, error) {
 		d.StartedAt, d.FinishedAt = timeOf(s.StartedAt), timeOf(s.FinishedAt)
 		if s.Health != nil && s.Health.Status != container.NoHealthcheck {
 			d.Health = string(s.Health.Status)
+			d.HealthInterval, d.HealthTimeout = defaultHealthTime, defaultHealthTime
+			if c.Config != nil && c.Config.Healthcheck != nil {
+				d.HealthInterval = cmp.Or(c.Config.Healthcheck.Interval, defaultHealthTime)
+				d.HealthTimeout = cmp.Or(c.Config.Healthcheck.Timeout, defaultHealthTime)
+			}
 		}
 	}
 	return d, nil

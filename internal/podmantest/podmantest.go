@@ -214,7 +214,7 @@ func (p *Podman) Command(ctx context.Context, args ...string) *exec.Cmd {
 	}, args...)
 	cmd := exec.CommandContext(ctx, "nsenter", all...)
 	cmd.Env = append(os.Environ(), "CONTAINERS_CONF="+p.file("containers.conf"), "CONTAINERS_REGISTRIES_CONF="+p.file("registries.conf"),
-		"TMPDIR="+p.file("tmp"), "REGISTRY_AUTH_FILE=", "HOME="+p.dir)
+		"DISABLE_HC_SYSTEMD=true", "TMPDIR="+p.file("tmp"), "REGISTRY_AUTH_FILE=", "HOME="+p.dir)
 	return cmd
 }
 

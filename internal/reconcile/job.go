@@ -19,10 +19,10 @@ const (
 )
 
 // slots bound how much is asked of the engine at once: devices are small.
-type slots struct{ pulls, steps, removals chan struct{} }
+type slots struct{ pulls, steps, removals, checks chan struct{} }
 
 func newSlots() slots {
-	return slots{pulls: make(chan struct{}, 2), steps: make(chan struct{}, 4), removals: make(chan struct{}, 16)}
+	return slots{pulls: make(chan struct{}, 2), steps: make(chan struct{}, 4), removals: make(chan struct{}, 16), checks: make(chan struct{}, 4)}
 }
 
 func acquire(ctx context.Context, slot chan struct{}) (release func(), err error) {
@@ -91,6 +91,7 @@ type result struct {
 	unit      *unit
 	job       job
 	removed   string // of a removal: the container; nothing else is set then
+	checked   string // of a health check: the container; else only err is set then
 	err       error
 	wantImage string // refreshed
 	started   bool
@@ -267,6 +268,10 @@ func (r *Reconciler) end(ctx context.Context, c engine.Container) error {
 // take notes how a step ended.
 func (r *Reconciler) take(res result) {
 	r.outdate()
+	if res.checked != "" {
+		r.takeCheck(res)
+		return
+	}
 	if res.removed != "" {
 		delete(r.removals, res.removed)
 		return

@@ -63,7 +63,7 @@ func (r *Reconciler) plan(ctx context.Context, g *goal) time.Duration {
 			next = min(next, max(at.Sub(now), 0))
 		}
 	}
-	return next
+	return min(next, r.checkHealth(ctx))
 }
 
 // wanted lists the services in the order in which they start.

@@ -338,3 +338,75 @@ func TestPodmanFullDiskIsReportedAndLeavesTheRestRunning(t *testing.T) {
 	r.phase(3, "other", command.PhaseRunning)
 	r.gone(3, "big")
 }
+
+// TestPodmanHealth: Podman makes no health check by itself where there is no
+// systemd; the agent asks for each.
+func TestPodmanHealth(t *testing.T) {
+	p, e := podman(t)
+	r := startClean(t, "health", e, func(o *reconcile.Options) { o.CheckHealth = true })
+	check := func(path string) func(*command.Service) {
+		return func(s *command.Service) {
+			s.Health = &command.HealthCheck{Command: []string{"/probe", "exists", path}, IntervalS: 1, Retries: 2}
+		}
+	}
+	r.Set(desired(t, 1, services{"one": {service("good", probe, check("/probe")), service("bad", probe, check("/none")), service("none", probe)}}))
+	r.phase(1, "one", command.PhaseRunning)
+	health := func(name, want string) {
+		t.Helper()
+		r.await(name+" is "+want, func(rep reconcile.Report) bool { return rep.Deployments["one"].Services[name].Health == want })
+	}
+	health("good", "healthy")
+	health("bad", "unhealthy")
+	// The check tells what is so now.
+	if _, err := p.Run("exec", r.report().Deployments["one"].Services["bad"].ContainerID, "/probe", "touch", "/none"); err != nil {
+		t.Fatal(err)
+	}
+	health("bad", "healthy")
+	if s := r.report().Deployments["one"].Services["none"]; s.Health != "" {
+		t.Errorf("without a check: %s", asJSON(s))
+	}
+}
+
+// TestPodmanOfManyRevisionsTheLastCounts: two while the first is under way, and a
+// thousand in a row.
+func TestPodmanOfManyRevisionsTheLastCounts(t *testing.T) {
+	p, e := podman(t)
+	h := &enginefake.Hooked{Engine: e}
+	r := startClean(t, "many", h)
+	doc := func(text string) services {
+		return services{"one": {service("web", probe, withPort("7600:80"), withCommand("serve", text), func(s *command.Service) { s.Volumes = []string{"data:/data"} })}}
+	}
+	amid := make(chan struct{}, 1)
+	h.Before(func(_ context.Context, c enginefake.Call) error {
+		if c.Op == "create" {
+			select {
+			case amid <- struct{}{}:
+			default:
+			}
+		}
+		return nil
+	})
+	r.Set(desired(t, 1, doc("first")))
+	select {
+	case <-amid: // the first container is being made
+	case <-time.After(patience):
+		t.Fatal("nothing is made")
+	}
+	settle(r, e, "many", 2, doc("second"))
+	answers(t, p, 7600, "second")
+
+	before := h.Count(func(c enginefake.Call) bool { return c.Op == "create" })
+	for i := range 1000 {
+		r.Set(desired(t, uint64(3+i), doc(fmt.Sprint(i))))
+	}
+	settle(r, e, "many", 1003, doc("last"))
+	answers(t, p, 7600, "last")
+	if n := h.Count(func(c enginefake.Call) bool { return c.Op == "create" }) - before; n > 100 {
+		t.Errorf("%d containers were made for revisions that nobody wants any more", n)
+	}
+	r.stop()
+	out, err := p.Run("ps", "--all", "--external", "--noheading", "--filter", "name=fleet_many_", "--format", "{{.Names}}")
+	if lines := strings.Fields(out); err != nil || len(lines) != 1 {
+		t.Errorf("there are %q, %v", lines, err)
+	}
+}

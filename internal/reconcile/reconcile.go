@@ -46,6 +46,7 @@ type Engine interface {
 	Image(ctx context.Context, ref string) (engine.Image, error)
 	Pull(ctx context.Context, ref string, progress func(engine.Progress)) error
 	Watch(ctx context.Context, device string, changed func(id string)) error
+	CheckHealth(ctx context.Context, id string) error
 }
 
 // Options configure a reconciler. Device and Engine are needed; every other
@@ -80,6 +81,10 @@ type Options struct {
 	// engine does not know before that is removed: a create that still goes on in
 	// the engine, which nobody may disturb, must have ended by then. Default 10 s.
 	LeftoverAge time.Duration
+
+	// CheckHealth has the reconciler ask the engine for each health check when it is
+	// due: Podman leaves that to timers of systemd. false: the engine's own timers run.
+	CheckHealth bool
 
 	// Settled is called, from Run's goroutine, when the last of the steps that were
 	// under way has ended; nil: nobody is told.
@@ -148,6 +153,7 @@ type Reconciler struct {
 	// What follows belongs to Run's goroutine.
 	units    map[key]*unit
 	removals map[string]context.CancelFunc // by container id
+	checks   map[string]*check             // by container id
 	details  map[string]engine.Details
 	digests  map[string]string  // of images, by id
 	seen     []engine.Container // in the last list
@@ -175,6 +181,7 @@ func New(o Options) *Reconciler {
 	return &Reconciler{
 		opts: o, log: o.Logger, wake: make(chan struct{}, 1), tell: make(chan struct{}, 1), done: make(chan result),
 		dirty: map[string]bool{}, units: map[key]*unit{}, removals: map[string]context.CancelFunc{},
+		checks:  map[string]*check{},
 		details: map[string]engine.Details{}, slots: newSlots(),
 	}
 }

@@ -398,6 +398,28 @@ func TestWhatThePolicyForbidsIsNeverMade(t *testing.T) {
 	}
 }
 
+// TestWhatThePolicyForbidsLaterRunsOn, and the status says so: that it is rejected,
+// why, and which container it is that runs.
+func TestWhatThePolicyForbidsLaterRunsOn(t *testing.T) {
+	m, _ := memory()
+	mount := func(s *command.Service) { s.Volumes = []string{"/srv/a:/x"} }
+	doc := desired(t, 1, services{"one": {service("web", "a:1", mount)}})
+	r := start(t, "d1", m)
+	r.Set(doc)
+	id := r.phase(1, "one", command.PhaseRunning).Services["web"].ContainerID
+	r.stop()
+	next := start(t, "d1", m, func(o *reconcile.Options) { o.Allow = workload.Policy{Volumes: []string{}}.Service })
+	next.Set(doc)
+	d := next.phase(1, "one", command.PhaseRejected)
+	if d.Error == nil || d.Error.Kind != command.KindDenied || !strings.Contains(d.Error.Message, "deployments.one.services[0]") ||
+		!strings.Contains(d.Error.Message, "policy.volumes") || !strings.Contains(d.Error.Message, "goes on") {
+		t.Errorf("%s", asJSON(d))
+	}
+	if s := d.Services["web"]; s.ContainerID != id || s.Phase != command.PhaseRunning || len(m.All()) != 1 {
+		t.Errorf("%s", asJSON(d))
+	}
+}
+
 func TestARejectedDeploymentGoesOnAsItWas(t *testing.T) {
 	m, _ := memory()
 	r := start(t, "d1", m)

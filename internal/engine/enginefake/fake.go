@@ -10,6 +10,7 @@ package enginefake
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -211,6 +212,9 @@ func (m *Memory) Pull(_ context.Context, ref string, progress func(engine.Progre
 	m.AddImage(ref, i.ID)
 	return nil
 }
+
+// CheckHealth is [engine.Engine.CheckHealth]; this engine does that itself.
+func (m *Memory) CheckHealth(context.Context, string) error { return errors.ErrUnsupported }
 
 // Watch is [engine.Engine.Watch].
 func (m *Memory) Watch(ctx context.Context, _ string, changed func(string)) error {
