@@ -119,8 +119,10 @@ type Details struct {
 	FinishedAt time.Time // zero: never
 	// PID is of its first process, on the host; 0: none. A container that is
 	// [StateCreated] and has one is amid a start.
-	PID       int
-	ExitCode  int
+	PID      int
+	ExitCode int
+	// StopGrace is how long it has between SIGTERM and SIGKILL; 0: not known.
+	StopGrace time.Duration
 	Error     string // why the engine could not run it
 	OOMKilled bool
 	Health    string // starting, healthy, unhealthy; empty without a health check
@@ -181,6 +183,9 @@ func (e *Engine) Inspect(ctx context.Context, id string) (Details, error) {
 	d := Details{Container: Container{ID: c.ID, Name: strings.TrimPrefix(c.Name, "/"), ImageID: c.Image}}
 	if c.Config != nil {
 		d.Image, d.Labels = c.Config.Image, labelsOf(c.Config.Labels)
+		if c.Config.StopTimeout != nil {
+			d.StopGrace = seconds(*c.Config.StopTimeout)
+		}
 	}
 	d.Created = timeOf(c.Created)
 	if s := c.State; s != nil {

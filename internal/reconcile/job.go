@@ -16,6 +16,9 @@ import (
 const (
 	callTimeout = 2 * time.Minute
 	stopTimeout = time.Minute
+	// maxStopGrace is that of a container whose own is not known: the most that a
+	// service can have.
+	maxStopGrace = 24 * time.Hour
 )
 
 // slots bound how much is asked of the engine at once: devices are small.
@@ -232,11 +235,15 @@ func (r *Reconciler) remove(ctx context.Context, c engine.Container) {
 	if r.removals[c.ID] != nil {
 		return
 	}
+	grace := r.details[c.ID].StopGrace
+	if grace == 0 {
+		grace = maxStopGrace
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	r.removals[c.ID] = cancel
 	r.jobs.Go(func() {
 		defer cancel()
-		err := r.end(ctx, c)
+		err := r.end(ctx, c, grace)
 		if err != nil && ctx.Err() == nil {
 			r.log.Error("a container cannot be removed; trying again", "container", c.Name, "error", err)
 			sleep(ctx, r.opts.BackoffMin)
@@ -245,13 +252,13 @@ func (r *Reconciler) remove(ctx context.Context, c engine.Container) {
 	})
 }
 
-func (r *Reconciler) end(ctx context.Context, c engine.Container) error {
+func (r *Reconciler) end(ctx context.Context, c engine.Container, grace time.Duration) error {
 	release, err := acquire(ctx, r.slots.removals)
 	if err != nil {
 		return err
 	}
 	defer release()
-	ctx, cancel := context.WithTimeout(ctx, stopTimeout+24*time.Hour)
+	ctx, cancel := context.WithTimeout(ctx, stopTimeout+grace)
 	defer cancel()
 	if rank(c) == 2 {
 		if err := r.opts.Engine.Stop(ctx, c.ID); err != nil && !errors.Is(err, engine.ErrNotFound) {

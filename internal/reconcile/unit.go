@@ -45,8 +45,8 @@ type step struct {
 // failed counts a failure and says when to try again.
 func (u *unit) failed(o *Options, now time.Time, why string) {
 	wait := o.BackoffMax
-	if u.failures < 30 {
-		wait = min(o.BackoffMin<<u.failures, o.BackoffMax)
+	if u.failures < 63 && o.BackoffMin <= o.BackoffMax>>u.failures { // else it may not fit a Duration
+		wait = o.BackoffMin << u.failures
 	}
 	u.failures++
 	u.lastError = cut(why, maxErrorText)

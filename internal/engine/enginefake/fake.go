@@ -140,7 +140,7 @@ func (m *Memory) Create(_ context.Context, s engine.Spec) (string, error) {
 	m.containers[id] = &engine.Details{Container: engine.Container{
 		ID: id, Name: s.Name, Labels: s.Labels, Image: s.Service.Image, ImageID: image.ID, State: engine.StateCreated,
 		Created: time.Unix(int64(m.serial), 0),
-	}}
+	}, StopGrace: engine.StopGrace(s.Service)}
 	m.tell(id)
 	return id, nil
 }
