@@ -7,7 +7,9 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/harmony-fleet/fleet/command"
 	"github.com/harmony-fleet/fleet/internal/engine/enginefake"
 	"github.com/harmony-fleet/fleet/internal/podmantest"
 	"github.com/harmony-fleet/fleet/internal/reconcile"
@@ -80,4 +82,36 @@ func TestPodmanKilledAmidAChange(t *testing.T) {
 		})
 	}
 	run("container", "exists", "stranger")
+}
+
+// TestPodmanTheNameIsSomebodyElses: what Podman does know is no leftover, however
+// long it is in the way.
+func TestPodmanTheNameIsSomebodyElses(t *testing.T) {
+	p, e := podman(t)
+	doc := services{"one": {service("web", probe)}}
+	r := startClean(t, "squat", e)
+	name := ""
+	settle(r, e, "squat", 1, doc)
+	if list, err := e.Containers(t.Context(), "squat"); err != nil || len(list) != 1 {
+		t.Fatalf("%v, %v", list, err)
+	} else {
+		name = list[0].Name
+	}
+	settle(r, e, "squat", 2, nil)
+	if _, err := p.Run("create", "--name", name, probe); err != nil {
+		t.Fatal(err)
+	}
+	r.Set(desired(t, 3, doc))
+	began := time.Now()
+	r.await("it was tried for long", func(rep reconcile.Report) bool {
+		s := rep.Deployments["one"].Services["web"]
+		return s.Phase == command.PhaseBackoff && strings.Contains(s.LastError, "remove or rename it") && time.Since(began) > time.Second
+	})
+	if _, err := p.Run("container", "exists", name); err != nil {
+		t.Error(err)
+	}
+	if _, err := p.Run("rm", name); err != nil {
+		t.Fatal(err)
+	}
+	settle(r, e, "squat", 3, doc)
 }

@@ -108,11 +108,22 @@ func (m *Memory) Containers(_ context.Context, device string) ([]engine.Containe
 	return list, nil
 }
 
+// find finds a container by id or, as engines do, by name; nil: there is none. It
+// is called with mu held.
+func (m *Memory) find(id string) *engine.Details {
+	for _, d := range m.containers {
+		if d.ID == id || d.Name == id {
+			return d
+		}
+	}
+	return nil
+}
+
 // Inspect is [engine.Engine.Inspect].
 func (m *Memory) Inspect(_ context.Context, id string) (engine.Details, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	d := m.containers[id]
+	d := m.find(id)
 	if d == nil {
 		return engine.Details{}, fmt.Errorf("container %s: %w", id, engine.ErrNotFound)
 	}
@@ -183,8 +194,10 @@ func (m *Memory) Stop(_ context.Context, id string) error {
 func (m *Memory) Remove(_ context.Context, id string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	delete(m.containers, id)
-	m.tell(id)
+	if d := m.find(id); d != nil {
+		delete(m.containers, d.ID)
+		m.tell(d.ID)
+	}
 	return nil
 }
 
