@@ -170,9 +170,9 @@ func TestAWritersDocumentIsReadStrictly(t *testing.T) {
 		`{"deployments":{}}`:                  `want "schema":1, not 0`,
 		`{"schema":1}`:                        "deployments: missing",
 		`{"schema":1,"deployments":{},"x":1}`: `unknown field "x"`,
-		`{"schema":1,"deployments":{"a":{"type":"HelmV1","data":{}},"b":{"type":"X","data":{}}}}`:   "deployments.a.type: score type \"HelmV1\" is not known; known is PodmanV0\ndeployments.b.type",
-		`{"schema":1,"deployments":{"a":{"type":"X","data":` + strings.Repeat("[", 100_000) + `}}}`: "nested deeper",
-		`{"schema":1,"deployments":{}}` + strings.Repeat(" ", MaxDocument):                          "more than the 524288 allowed",
+		`{"schema":1,"deployments":{"a":{"type":"HelmV1","data":{}},"b":{"type":"X","data":{}}}}`:                 "deployments.a.type: score type \"HelmV1\" is not known; known is PodmanV0\ndeployments.b.type",
+		`{"schema":1,"deployments":{"a":{"type":"X","data":` + strings.Repeat("[", 100_000) + `}}}`:               "nested deeper",
+		`{"schema":1,"deployments":{}}` + strings.Repeat(" ", MaxDocument+1-len(`{"schema":1,"deployments":{}}`)): "more than the 524288 allowed",
 	} {
 		if _, err := ParseDesiredState([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%.80s: %v, want %s", text, err, want)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -146,10 +147,17 @@ func (a *Agent) openRuntime() error {
 	r.Device, r.Engine, r.Report, r.Logger = o.DeviceID, o.Engine, a.state.setReport, a.log
 	r.Allow = o.Policy.Service
 	r.RetryMin, r.RetryMax = o.RetryMin, o.RetryMax
+	r.CheckHealth = !systemdRuns()
 	// Much was allocated meanwhile, and as a rule nothing will be for a long time.
 	r.Settled = debug.FreeOSMemory
 	a.runtime = reconcile.New(r)
 	return nil
+}
+
+// systemdRuns is sd_booted(3): without it Podman has no timers for health checks.
+func systemdRuns() bool {
+	_, err := os.Lstat("/run/systemd/system")
+	return err == nil
 }
 
 // desire takes a new desired state.

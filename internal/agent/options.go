@@ -86,7 +86,7 @@ type Options struct {
 	// to find the engine; default 1 s and 30 s.
 	RetryMin, RetryMax time.Duration
 	// Reconcile tunes how containers are kept as desired. Device, Engine, Report,
-	// RetryMin, RetryMax, Settled and Logger are set by the agent.
+	// CheckHealth, RetryMin, RetryMax, Settled and Logger are set by the agent.
 	Reconcile reconcile.Options
 
 	// Version is reported as agent_version; default: the module's.

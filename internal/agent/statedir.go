@@ -30,13 +30,21 @@ type stateDir struct {
 }
 
 // openStateDir makes the directory if it is missing and locks it: two agents on
-// one spool would break its chain.
+// one spool would break its chain. One that everybody may write to is refused: what
+// is in it says what this device runs, and what it has run.
 func openStateDir(path string) (*stateDir, error) {
 	if path == "" {
 		return &stateDir{}, nil
 	}
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, fmt.Errorf("state_dir: %w; name a directory that the agent may write to", err)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("state_dir: %w", err)
+	}
+	if mode := info.Mode().Perm(); mode&0o002 != 0 {
+		return nil, fmt.Errorf("state_dir %s may be written to by everybody (mode %#o): look at what is in it and chmod 700 it, or name another one", path, mode)
 	}
 	lock, err := os.OpenFile(filepath.Join(path, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {

@@ -200,6 +200,10 @@ func TestTokensThatAreNoGoodAreDenied(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	ops, err := s.NewIdentity(time.Hour, access.RoleOps)
+	if err != nil {
+		t.Fatal(err)
+	}
 	as := func(id stack.Identity, args ...string) outputOf {
 		h := newHome(t)
 		h.env = append(h.env, "FLEET_SERVER="+s.NATSURL(), "FLEET_TOKEN="+id.Token)
@@ -212,6 +216,17 @@ func TestTokensThatAreNoGoodAreDenied(t *testing.T) {
 	clearError(t, as(deployer, "provision"), 5, "denied", deployer.Token)
 	if o := as(viewer, "ping", "vm-device-00"); o.code != 0 {
 		t.Errorf("a viewer's ping: %s", o)
+	}
+	doc := h.file("empty.json", emptyDesired)
+	if o := as(deployer, "desired", "put", "vm-device-00", "-f", doc); o.code != 0 || !strings.HasPrefix(o.stdout, "vm-device-00  revision ") {
+		t.Errorf("a deployer's desired put: %s", o)
+	}
+	if o := as(deployer, "desired", "get", "vm-device-00"); o.code != 0 || o.stdout != emptyDesired+"\n" {
+		t.Errorf("a deployer's desired get: %s", o)
+	}
+	for _, id := range []stack.Identity{viewer, ops} {
+		clearError(t, as(id, "desired", "put", "vm-device-00", "-f", doc), 5, "denied", id.Token)
+		clearError(t, as(id, "desired", "delete", "vm-device-00"), 5, "denied", id.Token)
 	}
 	if o := as(deployer, "label", "vm-device-00", "a=b"); o.code != 0 {
 		t.Errorf("a deployer's label: %s", o)

@@ -62,6 +62,9 @@ type home struct {
 
 func newHome(t *testing.T) *home {
 	t.Helper()
+	if _, err := binary(); err != nil { // now, not in the time of the first command
+		t.Fatal(err)
+	}
 	h := &home{t: t, dir: t.TempDir()}
 	h.temp = filepath.Join(h.dir, "tmp")
 	if err := os.Mkdir(h.temp, 0o700); err != nil {

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -116,15 +117,27 @@ type Details struct {
 	Container
 	StartedAt  time.Time // zero: never
 	FinishedAt time.Time // zero: never
-	ExitCode   int
-	Error      string // why the engine could not run it
-	OOMKilled  bool
-	Health     string // starting, healthy, unhealthy; empty without a health check
+	// PID is of its first process, on the host; 0: none. A container that is
+	// [StateCreated] and has one is amid a start.
+	PID      int
+	ExitCode int
+	// StopGrace is how long it has between SIGTERM and SIGKILL; 0: not known.
+	StopGrace time.Duration
+	Error     string // why the engine could not run it
+	OOMKilled bool
+	Health    string // starting, healthy, unhealthy; empty without a health check
+	// HealthInterval is the time from the end of a health check to the next one, and
+	// HealthTimeout how long one may take; zero without a health check.
+	HealthInterval, HealthTimeout time.Duration
 }
+
+// defaultHealthTime is both where a health check does not say, on Podman and Docker.
+const defaultHealthTime = 30 * time.Second
 
 // Containers lists the containers that were made for the device, whatever their
 // state. Labels alone do not say so: an image that was committed from a container
-// has them, and gives them to every container that somebody makes of it.
+// has them, and gives them to every container that somebody makes of it. So does
+// the name, and [Broken] names none but a container of the device.
 func (e *Engine) Containers(ctx context.Context, device string) ([]Container, error) {
 	ctx, cancel := context.WithTimeout(ctx, questionTimeout)
 	defer cancel()
@@ -133,7 +146,7 @@ func (e *Engine) Containers(ctx context.Context, device string) ([]Container, er
 		return nil, err
 	}
 	list, err := api.ContainerList(ctx, container.ListOptions{
-		All: true, Filters: filters.NewArgs(filters.Arg("label", labelDevice+"="+device)),
+		All: true, Filters: filters.NewArgs(filters.Arg("label", labelDevice+"="+device), filters.Arg("name", "^fleet_"+device+"_")),
 	})
 	if err != nil {
 		return nil, e.fault(err, "list containers")
@@ -170,13 +183,22 @@ func (e *Engine) Inspect(ctx context.Context, id string) (Details, error) {
 	d := Details{Container: Container{ID: c.ID, Name: strings.TrimPrefix(c.Name, "/"), ImageID: c.Image}}
 	if c.Config != nil {
 		d.Image, d.Labels = c.Config.Image, labelsOf(c.Config.Labels)
+		if c.Config.StopTimeout != nil {
+			d.StopGrace = seconds(*c.Config.StopTimeout)
+		}
 	}
 	d.Created = timeOf(c.Created)
 	if s := c.State; s != nil {
 		d.State, d.ExitCode, d.Error, d.OOMKilled = stateOf(s.Status), s.ExitCode, s.Error, s.OOMKilled
+		d.PID = s.Pid
 		d.StartedAt, d.FinishedAt = timeOf(s.StartedAt), timeOf(s.FinishedAt)
 		if s.Health != nil && s.Health.Status != container.NoHealthcheck {
 			d.Health = string(s.Health.Status)
+			d.HealthInterval, d.HealthTimeout = defaultHealthTime, defaultHealthTime
+			if c.Config != nil && c.Config.Healthcheck != nil {
+				d.HealthInterval = cmp.Or(c.Config.Healthcheck.Interval, defaultHealthTime)
+				d.HealthTimeout = cmp.Or(c.Config.Healthcheck.Timeout, defaultHealthTime)
+			}
 		}
 	}
 	return d, nil

@@ -17,6 +17,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"sync/atomic"
 
@@ -101,6 +102,8 @@ func (e *Engine) fault(err error, what string) error {
 		return nil
 	case client.IsErrConnectionFailed(err):
 		return fmt.Errorf("%s: %w", what, kinded{err, ErrUnavailable})
+	case noStorage.MatchString(err.Error()):
+		return fmt.Errorf("%s: %w", what, &Broken{ID: noStorage.FindStringSubmatch(err.Error())[1], Err: err})
 	case errdefs.IsNotFound(err), noSuch(err):
 		return fmt.Errorf("%s: %w", what, kinded{err, ErrNotFound})
 	case errdefs.IsConflict(err), nameInUse(err):
@@ -121,6 +124,20 @@ func noSuch(err error) bool {
 	text := err.Error()
 	return errdefs.IsInternal(err) && (strings.Contains(text, "no such container") || strings.Contains(text, "no such image"))
 }
+
+// Broken is the error of a question that the engine cannot answer, be it a list of
+// others too, because one container is in its records and not in its storage: a
+// Podman that is killed amid a removal leaves that. [Engine.Remove] finishes it.
+type Broken struct {
+	ID  string
+	Err error
+}
+
+func (b *Broken) Error() string { return b.Err.Error() }
+func (b *Broken) Unwrap() error { return b.Err }
+
+// noStorage is how Podman says so.
+var noStorage = regexp.MustCompile(`getting container from store "([0-9a-f]{64})": container not known`)
 
 // kinded is an error of the engine with its kind.
 type kinded struct {

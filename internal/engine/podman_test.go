@@ -36,7 +36,7 @@ func TestOnPodman(t *testing.T) {
 	spec := engine.Spec{
 		Name:    "fleet_d1_one_web_x",
 		Labels:  engine.Labels{Device: "d1", Deployment: "one", Service: "web", Hash: "h", Restart: "always", Claims: []string{"port 1/tcp", "volume a,b"}},
-		Service: command.Service{Name: "web", Image: image, Command: []string{"exit", "3"}},
+		Service: command.Service{Name: "web", Image: image, Command: []string{"exit", "3"}, StopTimeoutS: 4},
 	}
 	changed := make(chan string, 64)
 	watching, stop := context.WithCancel(ctx)
@@ -99,7 +99,7 @@ func TestOnPodman(t *testing.T) {
 		}
 		return d.State == engine.StateExited
 	})
-	if d.ExitCode != 3 || d.StartedAt.IsZero() || d.FinishedAt.IsZero() || d.Labels.Hash != "h" {
+	if d.ExitCode != 3 || d.StartedAt.IsZero() || d.FinishedAt.IsZero() || d.Labels.Hash != "h" || d.StopGrace != 4*time.Second {
 		t.Errorf("%+v", d)
 	}
 	if err := e.Stop(ctx, id); err != nil {

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"github.com/docker/docker/api/types/events"
 	"github.com/docker/docker/api/types/filters"
@@ -26,7 +27,8 @@ func (e *Engine) Watch(ctx context.Context, device string, changed func(id strin
 	for {
 		select {
 		case m := <-messages:
-			if m.Actor.Attributes[labelDevice] == device {
+			// What runs in a container beside its program changes nothing of it.
+			if m.Actor.Attributes[labelDevice] == device && !strings.HasPrefix(string(m.Action), "exec_") {
 				changed(m.Actor.ID)
 			}
 		case err := <-errs:

@@ -19,7 +19,6 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"net"
@@ -37,6 +36,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/harmony-fleet/fleet/internal/podmantest"
 	"github.com/harmony-fleet/fleet/internal/testwait"
 )
 
@@ -57,7 +57,7 @@ type Podman struct {
 // Start runs a Podman until the test ends.
 func Start(t testing.TB) *Podman {
 	t.Helper()
-	require(t)
+	podmantest.Require(t, "ldd")
 	dir, err := os.MkdirTemp("", "hostpodman-")
 	if err != nil {
 		t.Fatal(err)
@@ -103,26 +103,6 @@ events_logger = "file"
 	return p
 }
 
-func require(t testing.TB) {
-	t.Helper()
-	why := ""
-	if os.Geteuid() != 0 {
-		why = "it needs root"
-	}
-	for _, program := range []string{"podman", "runc", "conmon", "ldd"} {
-		if _, err := exec.LookPath(program); err != nil {
-			why = program + " is not installed"
-		}
-	}
-	switch {
-	case why == "":
-	case os.Getenv("FLEET_REQUIRE_PODMAN") == "1":
-		t.Fatalf("no Podman can be run here: %s (FLEET_REQUIRE_PODMAN=1)", why)
-	default:
-		t.Skipf("no Podman can be run here: %s", why)
-	}
-}
-
 func (p *Podman) file(name string) string { return filepath.Join(p.dir, name) }
 
 // Command is a `podman` command on the same storage.
@@ -135,19 +115,7 @@ func (p *Podman) Command(ctx context.Context, args ...string) *exec.Cmd {
 }
 
 // Run runs a `podman` command to its end and gives its output.
-func (p *Podman) Run(args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	var stderr bytes.Buffer
-	cmd := p.Command(ctx, args...)
-	cmd.Stderr = &stderr
-	cmd.WaitDelay = time.Second // conmon keeps the pipes
-	out, err := cmd.Output()
-	if err != nil && !errors.Is(err, exec.ErrWaitDelay) {
-		return "", fmt.Errorf("podman %v: %w: %s", args, err, stderr.Bytes())
-	}
-	return strings.TrimSpace(string(out)), nil
-}
+func (p *Podman) Run(args ...string) (string, error) { return podmantest.Output(p.Command, args...) }
 
 // serve runs the service, which ends with this process.
 func (p *Podman) serve() error {

@@ -57,17 +57,17 @@ type Options struct {
 	StorageBytes int
 }
 
-const patience = 30 * time.Second
+const patience = 60 * time.Second
 
 // Require skips the test, or fails it where FLEET_REQUIRE_PODMAN=1, unless a
-// Podman can be run here.
-func Require(t testing.TB) {
+// Podman can be run here, with programs beside it.
+func Require(t testing.TB, programs ...string) {
 	t.Helper()
 	why := ""
 	if os.Geteuid() != 0 {
 		why = "it needs root"
 	}
-	for _, program := range []string{"podman", "runc", "conmon", "unshare", "nsenter"} {
+	for _, program := range append([]string{"podman", "runc", "conmon"}, programs...) {
 		if _, err := exec.LookPath(program); err != nil {
 			why = program + " is not installed"
 		}
@@ -84,7 +84,7 @@ func Require(t testing.TB) {
 // Start runs a Podman until the test ends.
 func Start(t testing.TB, opts ...Options) *Podman {
 	t.Helper()
-	Require(t)
+	Require(t, "unshare", "nsenter")
 	var o Options
 	if len(opts) > 0 {
 		o = opts[0]
@@ -110,7 +110,7 @@ var shared struct {
 // calls [CloseShared]. They use device ids and ports of their own.
 func Shared(t testing.TB) *Podman {
 	t.Helper()
-	Require(t)
+	Require(t, "unshare", "nsenter")
 	shared.Lock()
 	defer shared.Unlock()
 	if shared.p == nil {
@@ -214,16 +214,20 @@ func (p *Podman) Command(ctx context.Context, args ...string) *exec.Cmd {
 	}, args...)
 	cmd := exec.CommandContext(ctx, "nsenter", all...)
 	cmd.Env = append(os.Environ(), "CONTAINERS_CONF="+p.file("containers.conf"), "CONTAINERS_REGISTRIES_CONF="+p.file("registries.conf"),
-		"TMPDIR="+p.file("tmp"), "REGISTRY_AUTH_FILE=", "HOME="+p.dir)
+		"DISABLE_HC_SYSTEMD=true", "TMPDIR="+p.file("tmp"), "REGISTRY_AUTH_FILE=", "HOME="+p.dir)
 	return cmd
 }
 
 // Run runs a `podman` command to its end and gives its output.
-func (p *Podman) Run(args ...string) (string, error) {
+func (p *Podman) Run(args ...string) (string, error) { return Output(p.Command, args...) }
+
+// Output runs a `podman` command that command makes to its end, and gives its
+// output.
+func Output(command func(ctx context.Context, args ...string) *exec.Cmd, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	var stderr bytes.Buffer
-	cmd := p.Command(ctx, args...)
+	cmd := command(ctx, args...)
 	cmd.Stderr = &stderr
 	cmd.WaitDelay = time.Second // conmon keeps the pipes
 	out, err := cmd.Output()
@@ -284,6 +288,27 @@ func (p *Podman) Down() {
 	}
 	p.server.wait()
 	p.server = nil
+}
+
+// Rollback runs do and takes Podman's database back to what it was before. What do
+// did to the storage stays: so it is when Podman is killed after the one and
+// before the other. Podman runs again afterwards.
+func (p *Podman) Rollback(t testing.TB, do func()) {
+	t.Helper()
+	database := p.file("root/libpod/bolt_state.db")
+	p.Down()
+	before, err := os.ReadFile(database)
+	if err == nil {
+		err = p.Up()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	do()
+	p.Down()
+	if err := errors.Join(os.WriteFile(database, before, 0o600), p.Up()); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // Close ends everything and removes every trace.

@@ -16,13 +16,16 @@ import (
 const (
 	callTimeout = 2 * time.Minute
 	stopTimeout = time.Minute
+	// maxStopGrace is that of a container whose own is not known: the most that a
+	// service can have.
+	maxStopGrace = 24 * time.Hour
 )
 
 // slots bound how much is asked of the engine at once: devices are small.
-type slots struct{ pulls, steps, removals chan struct{} }
+type slots struct{ pulls, steps, removals, checks chan struct{} }
 
 func newSlots() slots {
-	return slots{pulls: make(chan struct{}, 2), steps: make(chan struct{}, 4), removals: make(chan struct{}, 16)}
+	return slots{pulls: make(chan struct{}, 2), steps: make(chan struct{}, 4), removals: make(chan struct{}, 16), checks: make(chan struct{}, 4)}
 }
 
 func acquire(ctx context.Context, slot chan struct{}) (release func(), err error) {
@@ -82,6 +85,8 @@ type job struct {
 	refresh  bool // pull, and replace the container if the image is another one
 	start    bool // nothing is in the way
 	restart  bool // it ran before
+	amid     bool // a start has begun already
+	clear    bool // a leftover that has the container's name may be removed
 }
 
 // result is how a step ended.
@@ -89,6 +94,7 @@ type result struct {
 	unit      *unit
 	job       job
 	removed   string // of a removal: the container; nothing else is set then
+	checked   string // of a health check: the container; else only err is set then
 	err       error
 	wantImage string // refreshed
 	started   bool
@@ -136,10 +142,7 @@ func (r *Reconciler) work(ctx context.Context, s *step, res *result) error {
 	id := j.have.ID
 	if !j.found {
 		spec := specOf(r.opts.Device, j.key, j.spec, j.hash, res.wantImage)
-		if id, err = r.opts.Engine.Create(ctx, spec); err != nil {
-			if errors.Is(err, engine.ErrConflict) {
-				err = fmt.Errorf("%w; if the agent did not make that container, remove or rename it", err)
-			}
+		if id, err = r.create(ctx, spec, j.clear); err != nil {
 			return err
 		}
 		r.log.Info("container created", "service", j.key.String(), "container", spec.Name, "image", j.spec.Image, "revision", j.revision)
@@ -149,11 +152,45 @@ func (r *Reconciler) work(ctx context.Context, s *step, res *result) error {
 	}
 	s.phase.set(command.PhaseStarting, "")
 	if err := r.opts.Engine.Start(ctx, id); err != nil {
+		if j.found && j.amid && ctx.Err() == nil {
+			// Podman was killed amid a start. The program may run already: Podman never gets
+			// to know that, and cannot start it any more.
+			return errors.Join(err, r.opts.Engine.Remove(ctx, id))
+		}
 		return err
 	}
 	res.started = true
 	r.log.Info("container started", "service", j.key.String(), "id", id[:min(12, len(id))], "again", j.restart)
 	return pull
+}
+
+// leftover is the error of a create whose name is taken by what the engine does
+// not know: one amid which the engine was killed had given the name away already,
+// and is in no list. It is also what is seen of a create that goes on, such as one
+// whose answer nobody waited for.
+type leftover struct{ error }
+
+func (l leftover) Unwrap() error { return l.error }
+
+// create makes a container. A leftover of its name is removed first where clear
+// says that it is old enough.
+func (r *Reconciler) create(ctx context.Context, spec engine.Spec, clear bool) (id string, err error) {
+	id, err = r.opts.Engine.Create(ctx, spec)
+	if !errors.Is(err, engine.ErrConflict) {
+		return id, err
+	}
+	_, look := r.opts.Engine.Inspect(ctx, spec.Name)
+	switch {
+	case !errors.Is(look, engine.ErrNotFound):
+		return "", fmt.Errorf("%w; if the agent did not make that container, remove or rename it", err)
+	case !clear:
+		return "", leftover{fmt.Errorf("%w; the engine does not know that container: unless it appears soon, it is removed", err)}
+	}
+	if err := r.opts.Engine.Remove(ctx, spec.Name); err != nil {
+		return "", leftover{err}
+	}
+	r.log.Warn("what an interrupted create left was removed", "container", spec.Name)
+	return r.opts.Engine.Create(ctx, spec)
 }
 
 // image finds the image of a service, or pulls it.
@@ -198,11 +235,15 @@ func (r *Reconciler) remove(ctx context.Context, c engine.Container) {
 	if r.removals[c.ID] != nil {
 		return
 	}
+	grace := r.details[c.ID].StopGrace
+	if grace == 0 {
+		grace = maxStopGrace
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	r.removals[c.ID] = cancel
 	r.jobs.Go(func() {
 		defer cancel()
-		err := r.end(ctx, c)
+		err := r.end(ctx, c, grace)
 		if err != nil && ctx.Err() == nil {
 			r.log.Error("a container cannot be removed; trying again", "container", c.Name, "error", err)
 			sleep(ctx, r.opts.BackoffMin)
@@ -211,13 +252,13 @@ func (r *Reconciler) remove(ctx context.Context, c engine.Container) {
 	})
 }
 
-func (r *Reconciler) end(ctx context.Context, c engine.Container) error {
+func (r *Reconciler) end(ctx context.Context, c engine.Container, grace time.Duration) error {
 	release, err := acquire(ctx, r.slots.removals)
 	if err != nil {
 		return err
 	}
 	defer release()
-	ctx, cancel := context.WithTimeout(ctx, stopTimeout+24*time.Hour)
+	ctx, cancel := context.WithTimeout(ctx, stopTimeout+grace)
 	defer cancel()
 	if rank(c) == 2 {
 		if err := r.opts.Engine.Stop(ctx, c.ID); err != nil && !errors.Is(err, engine.ErrNotFound) {
@@ -233,6 +274,11 @@ func (r *Reconciler) end(ctx context.Context, c engine.Container) error {
 
 // take notes how a step ended.
 func (r *Reconciler) take(res result) {
+	r.outdate()
+	if res.checked != "" {
+		r.takeCheck(res)
+		return
+	}
 	if res.removed != "" {
 		delete(r.removals, res.removed)
 		return
@@ -246,6 +292,11 @@ func (r *Reconciler) take(res result) {
 	}
 	if res.started && res.job.restart {
 		u.restarts++
+	}
+	if !errors.As(res.err, new(leftover)) {
+		u.leftover = time.Time{}
+	} else if u.leftover.IsZero() {
+		u.leftover = r.opts.Now()
 	}
 	switch {
 	case errors.Is(res.err, context.Canceled):

@@ -57,10 +57,11 @@ func start(t testing.TB, device string, e reconcile.Engine, change ...func(*reco
 	t.Helper()
 	r := &runner{t: t}
 	o := reconcile.Options{
-		Device: device, Engine: e, Resync: 500 * time.Millisecond,
+		Device: device, Engine: e, Resync: 500 * time.Millisecond, Relist: time.Millisecond,
 		RetryMin: 10 * time.Millisecond, RetryMax: 100 * time.Millisecond,
 		BackoffMin: 10 * time.Millisecond, BackoffMax: 200 * time.Millisecond, BackoffReset: time.Minute,
-		Logger: slog.New(slog.NewTextHandler(r, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		LeftoverAge: 500 * time.Millisecond,
+		Logger:      slog.New(slog.NewTextHandler(r, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Report: func(rep reconcile.Report) {
 			r.mu.Lock()
 			defer r.mu.Unlock()

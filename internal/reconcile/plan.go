@@ -63,7 +63,7 @@ func (r *Reconciler) plan(ctx context.Context, g *goal) time.Duration {
 			next = min(next, max(at.Sub(now), 0))
 		}
 	}
-	return next
+	return min(next, r.checkHealth(ctx))
 }
 
 // wanted lists the services in the order in which they start.
@@ -202,6 +202,7 @@ func (r *Reconciler) advance(ctx context.Context, g *goal, w wanted, list []engi
 			return time.Time{}
 		}
 	case c.State != engine.StateCreated && !refresh:
+		r.outdate()
 		return r.opts.Now().Add(r.opts.BackoffMin) // paused, or on the way to another state
 	}
 	if now := r.opts.Now(); now.Before(u.nextTry) {
@@ -211,6 +212,8 @@ func (r *Reconciler) advance(ctx context.Context, g *goal, w wanted, list []engi
 		return time.Time{} // looked at again when they are gone
 	}
 	r.converge(ctx, u, job{
+		amid:   found && c.State == engine.StateCreated && r.details[c.ID].PID != 0,
+		clear:  !u.leftover.IsZero() && r.opts.Now().Sub(u.leftover) >= r.opts.LeftoverAge,
 		wanted: w, revision: g.Revision, have: c, found: found, refresh: refresh,
 		start: runs && len(blockers) == 0 && c.State != engine.StateRunning, restart: restart,
 	})

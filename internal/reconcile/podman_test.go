@@ -5,6 +5,7 @@ package reconcile_test
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -264,29 +265,49 @@ func TestPodmanGoesAwayAndComesBack(t *testing.T) {
 	}
 	r.phase(2, "one", command.PhaseRunning)
 	answers(t, p, 7300, "2")
+}
 
-	// Gone in the middle of a create, and of a start.
-	for i, op := range []string{"create", "start"} {
-		h := &enginefake.Hooked{Engine: e}
-		var once atomic.Bool
-		h.Before(func(_ context.Context, c enginefake.Call) error {
-			if c.Op == op && !once.Swap(true) {
-				down := time.AfterFunc(20*time.Millisecond, p.Down)
-				t.Cleanup(func() { down.Stop() })
+// TestPodmanKilledAmidEachOperation kills it at some moment of each, other ones
+// in each run; TestPodmanKilledAmidAChange has the moments that are known to hurt.
+func TestPodmanKilledAmidEachOperation(t *testing.T) {
+	p := podmantest.Start(t)
+	p.Image(t, probe)
+	p.Registry(t, nil)
+	e := open(t, p)
+	for i, op := range []string{"create", "start", "stop", "remove", "pull"} {
+		t.Run(op, func(t *testing.T) {
+			device, port, image, span := "amid-"+op, 7301+i, probe, 120
+			if op == "pull" {
+				p.PushLarge(t, "large:1", 16<<20)
+				image, span = podmantest.RegistryAddress+"/large:1", 600
 			}
-			return nil
+			doc := func(image, text string) services {
+				return services{"one": {service("web", image, withPort(fmt.Sprintf("%d:80", port)), withCommand("serve", text), func(s *command.Service) { s.Volumes = []string{text + ":/data"} })}}
+			}
+			h := &enginefake.Hooked{Engine: e}
+			victim := startClean(t, device, h)
+			settle(victim, e, device, 1, doc(probe, "old"))
+			var once atomic.Bool
+			after := time.Duration(rand.IntN(span)) * time.Millisecond
+			h.Before(func(_ context.Context, c enginefake.Call) error {
+				if c.Op == op && !once.Swap(true) {
+					down := time.AfterFunc(after, p.Down)
+					t.Cleanup(func() { down.Stop() })
+				}
+				return nil
+			})
+			victim.Set(desired(t, 2, doc(image, "new")))
+			victim.phase(2, "one", command.PhaseRuntimeUnavailable)
+			p.Down() // it is over by now
+			if err := p.Up(); err != nil {
+				t.Fatal(err)
+			}
+			settle(victim, e, device, 2, doc(image, "new"))
+			answers(t, p, port, "new")
+			if t.Failed() {
+				t.Logf("killed %v after the beginning of %s", after, op)
+			}
 		})
-		device, port := fmt.Sprintf("amid-%s", op), 7301+i
-		victim := start(t, device, h)
-		doc := services{"one": {service("web", probe, withPort(fmt.Sprintf("%d:80", port)), withCommand("serve", op))}}
-		victim.Set(desired(t, 1, doc))
-		victim.phase(1, "one", command.PhaseRuntimeUnavailable)
-		p.Down() // it is over by now
-		if err := p.Up(); err != nil {
-			t.Fatal(err)
-		}
-		settle(victim, e, device, 1, doc)
-		answers(t, p, port, op)
 	}
 }
 
@@ -316,4 +337,76 @@ func TestPodmanFullDiskIsReportedAndLeavesTheRestRunning(t *testing.T) {
 	r.Set(desired(t, 3, services{"small": {small}, "other": {service("web", probe, withPort("7401:80"), withCommand("serve", "other"))}}))
 	r.phase(3, "other", command.PhaseRunning)
 	r.gone(3, "big")
+}
+
+// TestPodmanHealth: Podman makes no health check by itself where there is no
+// systemd; the agent asks for each.
+func TestPodmanHealth(t *testing.T) {
+	p, e := podman(t)
+	r := startClean(t, "health", e, func(o *reconcile.Options) { o.CheckHealth = true })
+	check := func(path string) func(*command.Service) {
+		return func(s *command.Service) {
+			s.Health = &command.HealthCheck{Command: []string{"/probe", "exists", path}, IntervalS: 1, Retries: 2}
+		}
+	}
+	r.Set(desired(t, 1, services{"one": {service("good", probe, check("/probe")), service("bad", probe, check("/none")), service("none", probe)}}))
+	r.phase(1, "one", command.PhaseRunning)
+	health := func(name, want string) {
+		t.Helper()
+		r.await(name+" is "+want, func(rep reconcile.Report) bool { return rep.Deployments["one"].Services[name].Health == want })
+	}
+	health("good", "healthy")
+	health("bad", "unhealthy")
+	// The check tells what is so now.
+	if _, err := p.Run("exec", r.report().Deployments["one"].Services["bad"].ContainerID, "/probe", "touch", "/none"); err != nil {
+		t.Fatal(err)
+	}
+	health("bad", "healthy")
+	if s := r.report().Deployments["one"].Services["none"]; s.Health != "" {
+		t.Errorf("without a check: %s", asJSON(s))
+	}
+}
+
+// TestPodmanOfManyRevisionsTheLastCounts: two while the first is under way, and a
+// thousand in a row.
+func TestPodmanOfManyRevisionsTheLastCounts(t *testing.T) {
+	p, e := podman(t)
+	h := &enginefake.Hooked{Engine: e}
+	r := startClean(t, "many", h)
+	doc := func(text string) services {
+		return services{"one": {service("web", probe, withPort("7600:80"), withCommand("serve", text), func(s *command.Service) { s.Volumes = []string{"data:/data"} })}}
+	}
+	amid := make(chan struct{}, 1)
+	h.Before(func(_ context.Context, c enginefake.Call) error {
+		if c.Op == "create" {
+			select {
+			case amid <- struct{}{}:
+			default:
+			}
+		}
+		return nil
+	})
+	r.Set(desired(t, 1, doc("first")))
+	select {
+	case <-amid: // the first container is being made
+	case <-time.After(patience):
+		t.Fatal("nothing is made")
+	}
+	settle(r, e, "many", 2, doc("second"))
+	answers(t, p, 7600, "second")
+
+	before := h.Count(func(c enginefake.Call) bool { return c.Op == "create" })
+	for i := range 1000 {
+		r.Set(desired(t, uint64(3+i), doc(fmt.Sprint(i))))
+	}
+	settle(r, e, "many", 1003, doc("last"))
+	answers(t, p, 7600, "last")
+	if n := h.Count(func(c enginefake.Call) bool { return c.Op == "create" }) - before; n > 100 {
+		t.Errorf("%d containers were made for revisions that nobody wants any more", n)
+	}
+	r.stop()
+	out, err := p.Run("ps", "--all", "--external", "--noheading", "--filter", "name=fleet_many_", "--format", "{{.Names}}")
+	if lines := strings.Fields(out); err != nil || len(lines) != 1 {
+		t.Errorf("there are %q, %v", lines, err)
+	}
 }

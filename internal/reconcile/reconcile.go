@@ -4,7 +4,7 @@
 //	r.Set(reconcile.Desired{Revision: 7, State: doc}) // any time, from anywhere
 //	err := r.Run(ctx)                                 // until ctx ends
 //
-// It is level-based: each pass lists the containers that carry the device's
+// It is level-based: each pass looks at the containers that carry the device's
 // labels, compares them with what is desired by a hash of the spec in a label,
 // and starts the next step for whatever differs (plan.go). Steps run beside the
 // passes, one at a time for each service, so that a slow pull or stop holds up
@@ -14,12 +14,15 @@
 // forgets one.
 //
 // Passes are made after a change of the desired state, an event of the engine, or
-// the end of a step, and otherwise every [Options].Resync.
+// the end of a step, and otherwise every [Options].Resync. A pass lists the
+// containers, unless nothing can have changed: while the engine tells of events,
+// one without a cause goes by the last list, for [Options].Relist at most.
 package reconcile
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
@@ -43,6 +46,7 @@ type Engine interface {
 	Image(ctx context.Context, ref string) (engine.Image, error)
 	Pull(ctx context.Context, ref string, progress func(engine.Progress)) error
 	Watch(ctx context.Context, device string, changed func(id string)) error
+	CheckHealth(ctx context.Context, id string) error
 }
 
 // Options configure a reconciler. Device and Engine are needed; every other
@@ -60,6 +64,9 @@ type Options struct {
 	// Resync is the time between passes that have no cause, before a jitter of
 	// 10 %; default 30 s.
 	Resync time.Duration
+	// Relist is the age at which a list of the containers is made anew, whatever the
+	// engine told; default 3 min.
+	Relist time.Duration
 	// RetryMin and RetryMax bound the waits between attempts to reach the engine;
 	// default 1 s and 30 s.
 	RetryMin, RetryMax time.Duration
@@ -69,6 +76,15 @@ type Options struct {
 	// BackoffReset is how long a container has to run for its earlier ends to be
 	// forgotten; default 5 min.
 	BackoffReset time.Duration
+
+	// LeftoverAge is how long the name of a container has to be taken by what the
+	// engine does not know before that is removed: a create that still goes on in
+	// the engine, which nobody may disturb, must have ended by then. Default 10 s.
+	LeftoverAge time.Duration
+
+	// CheckHealth has the reconciler ask the engine for each health check when it is
+	// due: Podman leaves that to timers of systemd. false: the engine's own timers run.
+	CheckHealth bool
 
 	// Settled is called, from Run's goroutine, when the last of the steps that were
 	// under way has ended; nil: nobody is told.
@@ -87,11 +103,13 @@ func (o *Options) setDefaults() {
 		}
 	}
 	def(&o.Resync, 30*time.Second)
+	def(&o.Relist, 3*time.Minute)
 	def(&o.RetryMin, time.Second)
 	def(&o.RetryMax, max(30*time.Second, o.RetryMin))
 	def(&o.BackoffMin, time.Second)
 	def(&o.BackoffMax, max(5*time.Minute, o.BackoffMin))
 	def(&o.BackoffReset, 5*time.Minute)
+	def(&o.LeftoverAge, 10*time.Second)
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -126,20 +144,24 @@ type Reconciler struct {
 	tell chan struct{} // of capacity 1: a report is wanted
 	done chan result   // of steps
 
-	mu    sync.Mutex
-	goal  *goal           // nil: keep what runs
-	dirty map[string]bool // containers that something happened to
+	mu     sync.Mutex
+	goal   *goal           // nil: keep what runs
+	dirty  map[string]bool // containers that something happened to
+	events time.Time       // since when the engine tells of them; zero: it does not
+	stale  bool            // the last list may be wrong
 
 	// What follows belongs to Run's goroutine.
 	units    map[key]*unit
 	removals map[string]context.CancelFunc // by container id
+	checks   map[string]*check             // by container id
 	details  map[string]engine.Details
 	digests  map[string]string  // of images, by id
-	seen     []engine.Container // by the last pass
-	planned  *goal              // the goal of the last pass
-	fault    error              // of the engine
-	looked   bool               // the engine answered once
-	busy     bool               // steps were under way after the last pass
+	seen     []engine.Container // in the last list
+	listed   time.Time
+	planned  *goal // the goal of the last pass
+	fault    error // of the engine
+	looked   bool  // the engine answered once
+	busy     bool  // steps were under way after the last pass
 	retry    time.Duration
 	last     Report
 	jobs     sync.WaitGroup
@@ -159,6 +181,7 @@ func New(o Options) *Reconciler {
 	return &Reconciler{
 		opts: o, log: o.Logger, wake: make(chan struct{}, 1), tell: make(chan struct{}, 1), done: make(chan result),
 		dirty: map[string]bool{}, units: map[key]*unit{}, removals: map[string]context.CancelFunc{},
+		checks:  map[string]*check{},
 		details: map[string]engine.Details{}, slots: newSlots(),
 	}
 }
@@ -171,9 +194,16 @@ func (r *Reconciler) Set(d Desired) {
 	g.services, g.rejected = d.State.Split()
 	r.refuse(g)
 	r.mu.Lock()
-	r.goal = g
+	r.goal, r.stale = g, true
 	r.mu.Unlock()
 	poke(r.wake)
+}
+
+// outdate has the next pass list the containers.
+func (r *Reconciler) outdate() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stale = true
 }
 
 // refuse rejects the deployments that the policy of the device does not allow.
@@ -273,16 +303,22 @@ func (r *Reconciler) watch(ctx context.Context) {
 	for ctx.Err() == nil {
 		began := time.Now()
 		err := r.opts.Engine.Watch(ctx, r.opts.Device, func(id string) {
+			r.mu.Lock()
+			r.stale = true
 			if id != "" {
-				r.mu.Lock()
 				r.dirty[id] = true
-				r.mu.Unlock()
+			} else {
+				r.events = time.Now()
 			}
+			r.mu.Unlock()
 			poke(r.wake)
 		})
 		if ctx.Err() != nil {
 			return
 		}
+		r.mu.Lock()
+		r.events = time.Time{}
+		r.mu.Unlock()
 		r.log.Debug("no events of the container engine", "error", err)
 		poke(r.wake)
 		// A stream that begins says little: its connection may fail a moment later.
@@ -294,25 +330,39 @@ func (r *Reconciler) watch(ctx context.Context) {
 	}
 }
 
-// listTimeout bounds one look at the engine.
-const listTimeout = 30 * time.Second
+const (
+	// listTimeout bounds one look at the engine.
+	listTimeout = 30 * time.Second
+	// eventsDelay is how long an engine that has agreed to tell of events may take to
+	// begin: what a list showed before is not trusted.
+	eventsDelay = time.Second
+)
 
 // pass looks at everything and starts the steps that can be made now. It returns
 // when to look again without a cause.
 func (r *Reconciler) pass(ctx context.Context) time.Duration {
 	r.mu.Lock()
 	g, dirty := r.goal, r.dirty
-	r.dirty = map[string]bool{}
+	told := !r.events.IsZero() && r.listed.Sub(r.events) >= eventsDelay
+	list := r.stale || !told || time.Since(r.listed) >= r.opts.Relist
+	if list {
+		r.dirty, r.stale = map[string]bool{}, false
+	}
 	r.mu.Unlock()
-	if err := r.look(ctx, dirty); err != nil {
-		if ctx.Err() != nil {
-			return 0
+	if list {
+		began := time.Now()
+		if err := r.look(ctx, dirty); err != nil {
+			if ctx.Err() != nil {
+				return 0
+			}
+			r.mu.Lock()
+			maps.Copy(r.dirty, dirty) // the next look still has to ask about them
+			r.stale = true
+			r.mu.Unlock()
+			r.planned = g
+			return r.unavailable(err)
 		}
-		r.mu.Lock()
-		maps.Copy(r.dirty, dirty) // the next look still has to ask about them
-		r.mu.Unlock()
-		r.planned = g
-		return r.unavailable(err)
+		r.listed = began
 	}
 	if r.fault != nil || !r.looked {
 		r.log.Info("the container engine is ready")
@@ -330,7 +380,7 @@ func (r *Reconciler) pass(ctx context.Context) time.Duration {
 func (r *Reconciler) look(ctx context.Context, dirty map[string]bool) error {
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
-	list, err := r.opts.Engine.Containers(ctx, r.opts.Device)
+	list, err := r.list(ctx)
 	if err != nil {
 		return err
 	}
@@ -343,6 +393,7 @@ func (r *Reconciler) look(ctx context.Context, dirty map[string]bool) error {
 			case errors.Is(err, engine.ErrUnavailable), ctx.Err() != nil:
 				return err
 			case err != nil: // for example removed since the list was made
+				r.outdate()
 				r.log.Debug("a container cannot be inspected", "container", c.Name, "error", err)
 				continue
 			}
@@ -352,6 +403,26 @@ func (r *Reconciler) look(ctx context.Context, dirty map[string]bool) error {
 	}
 	r.seen, r.details = list, details
 	return r.lookImages(ctx)
+}
+
+// maxBroken is how many removals one look finishes: each container can be one.
+const maxBroken = 1024
+
+// list lists the containers. It finishes the removals amid which the engine was
+// killed, since there is no list before.
+func (r *Reconciler) list(ctx context.Context) ([]engine.Container, error) {
+	for range maxBroken {
+		list, err := r.opts.Engine.Containers(ctx, r.opts.Device)
+		var broken *engine.Broken
+		if !errors.As(err, &broken) {
+			return list, err
+		}
+		if err := r.opts.Engine.Remove(ctx, broken.ID); err != nil {
+			return nil, err
+		}
+		r.log.Warn("what an interrupted removal left was removed", "id", broken.ID[:12])
+	}
+	return nil, fmt.Errorf("list containers: more than %d are broken", maxBroken)
 }
 
 // lookImages learns the digests of the images in use.

@@ -364,7 +364,7 @@ func TestOtherPeoplesContainersAreNeverTouched(t *testing.T) {
 	r.phase(3, "two", command.PhaseRunning)
 	r.stop()
 	for _, c := range h.Calls() {
-		if c.Writes() && (c.Target == other || c.Target == stranger || c.Target == squatter) {
+		if c.Op != "create" && c.Writes() && (c.Target == other || c.Target == stranger || c.Target == squatter || c.Target == name) {
 			t.Errorf("%+v on somebody else's container", c)
 		}
 	}
@@ -395,6 +395,28 @@ func TestWhatThePolicyForbidsIsNeverMade(t *testing.T) {
 		if d.Labels.Deployment != "good" {
 			t.Errorf("%s was made", d.Name)
 		}
+	}
+}
+
+// TestWhatThePolicyForbidsLaterRunsOn, and the status says so: that it is rejected,
+// why, and which container it is that runs.
+func TestWhatThePolicyForbidsLaterRunsOn(t *testing.T) {
+	m, _ := memory()
+	mount := func(s *command.Service) { s.Volumes = []string{"/srv/a:/x"} }
+	doc := desired(t, 1, services{"one": {service("web", "a:1", mount)}})
+	r := start(t, "d1", m)
+	r.Set(doc)
+	id := r.phase(1, "one", command.PhaseRunning).Services["web"].ContainerID
+	r.stop()
+	next := start(t, "d1", m, func(o *reconcile.Options) { o.Allow = workload.Policy{Volumes: []string{}}.Service })
+	next.Set(doc)
+	d := next.phase(1, "one", command.PhaseRejected)
+	if d.Error == nil || d.Error.Kind != command.KindDenied || !strings.Contains(d.Error.Message, "deployments.one.services[0]") ||
+		!strings.Contains(d.Error.Message, "policy.volumes") || !strings.Contains(d.Error.Message, "goes on") {
+		t.Errorf("%s", asJSON(d))
+	}
+	if s := d.Services["web"]; s.ContainerID != id || s.Phase != command.PhaseRunning || len(m.All()) != 1 {
+		t.Errorf("%s", asJSON(d))
 	}
 }
 

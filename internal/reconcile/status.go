@@ -47,6 +47,9 @@ func (r *Reconciler) status() Report {
 		d := rep.Deployments[name]
 		d.Revision, d.Phase = g.Revision, command.PhaseRejected
 		d.Error = &command.ErrorDetail{Kind: e.Kind, Message: cut(e.Message, maxErrorText)}
+		if len(d.Services) > 0 {
+			d.Error.Message = cut(e.Message, maxErrorText-len(goesOn)) + goesOn
+		}
 		rep.Deployments[name] = d
 	}
 	if rep.Runtime != command.RuntimeReady {
@@ -60,6 +63,9 @@ func (r *Reconciler) status() Report {
 	}
 	return rep
 }
+
+// goesOn is said of a rejected deployment of which there are containers.
+const goesOn = "; what ran of it before goes on"
 
 // Unavailable is the error of a deployment that has no engine to run on.
 func Unavailable(why string) *command.ErrorDetail {

@@ -30,6 +30,7 @@ type unit struct {
 	failures  int
 	nextTry   time.Time
 	lastError string
+	leftover  time.Time // since when the container's name is taken by what the engine does not know; zero: it is not
 	restarts  int
 	ended     time.Time // the end of the container that was counted last
 }
@@ -44,8 +45,8 @@ type step struct {
 // failed counts a failure and says when to try again.
 func (u *unit) failed(o *Options, now time.Time, why string) {
 	wait := o.BackoffMax
-	if u.failures < 30 {
-		wait = min(o.BackoffMin<<u.failures, o.BackoffMax)
+	if u.failures < 63 && o.BackoffMin <= o.BackoffMax>>u.failures { // else it may not fit a Duration
+		wait = o.BackoffMin << u.failures
 	}
 	u.failures++
 	u.lastError = cut(why, maxErrorText)

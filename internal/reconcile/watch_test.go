@@ -11,6 +11,7 @@ import (
 	"github.com/harmony-fleet/fleet/internal/engine"
 	"github.com/harmony-fleet/fleet/internal/engine/enginefake"
 	"github.com/harmony-fleet/fleet/internal/reconcile"
+	"github.com/harmony-fleet/fleet/internal/testwait"
 )
 
 // goneAway is an engine that answered once and is away now: its stream of events
@@ -135,8 +136,8 @@ func TestEveryCallHasADeadline(t *testing.T) {
 	m, h := memory()
 	m.Publish("a:1", "a1")
 	h.Before(func(ctx context.Context, c enginefake.Call) error {
-		if _, bounded := ctx.Deadline(); !bounded && c.Op != "watch" && c.Op != "pull" {
-			t.Errorf("%s %s has no deadline", c.Op, c.Target)
+		if end, bounded := ctx.Deadline(); (!bounded || time.Until(end) > time.Hour) && c.Op != "watch" && c.Op != "pull" {
+			t.Errorf("%s %s has the deadline %v", c.Op, c.Target, end)
 		}
 		return nil
 	})
@@ -146,4 +147,71 @@ func TestEveryCallHasADeadline(t *testing.T) {
 	r.Set(desired(t, 2, nil))
 	r.gone(2, "one")
 	r.stop()
+}
+
+// deaf is an engine whose stream of events can be made to lose them, and to end.
+type deaf struct {
+	reconcile.Engine
+	lose atomic.Bool
+	end  chan struct{}
+}
+
+func (d *deaf) Watch(ctx context.Context, device string, changed func(string)) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		defer cancel()
+		select {
+		case <-d.end:
+		case <-ctx.Done():
+		}
+	}()
+	return d.Engine.Watch(ctx, device, func(id string) {
+		if id == "" || !d.lose.Load() {
+			changed(id)
+		}
+	})
+}
+
+// TestAnEngineThatTellsOfEventsIsNotPolled, and is all the same believed for a
+// while only.
+func TestAnEngineThatTellsOfEventsIsNotPolled(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		relist time.Duration
+		cause  func(*deaf)
+	}{
+		{"an event", time.Hour, nil},
+		{"the stream begins anew", time.Hour, func(d *deaf) { d.end <- struct{}{} }},
+		{"the list is old", 3 * time.Second, func(*deaf) {}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m, h := memory()
+			d := &deaf{Engine: h, end: make(chan struct{})}
+			var passes atomic.Int32
+			r := start(t, "d1", d, func(o *reconcile.Options) {
+				o.Resync, o.Relist = 20*time.Millisecond, c.relist
+				o.Now = func() time.Time { passes.Add(1); return time.Now() }
+			})
+			r.Set(desired(t, 1, services{"one": {service("web", "a:1")}}))
+			r.phase(1, "one", command.PhaseRunning)
+			lists := func() int { return h.Count(func(c enginefake.Call) bool { return c.Op == "list" }) }
+			seen, since := 0, int32(0)
+			testwait.For(t, patience, "20 passes without a list", func() bool {
+				if n := lists(); n != seen {
+					seen, since = n, passes.Load()
+				}
+				return passes.Load()-since > 40 // each asks for the time twice at most
+			})
+			d.lose.Store(c.cause != nil)
+			m.Exit(m.All()[0].ID, 1)
+			if c.cause != nil {
+				c.cause(d)
+			}
+			r.await("started again", func(rep reconcile.Report) bool {
+				s := rep.Deployments["one"].Services["web"]
+				return s.Phase == command.PhaseRunning && s.Restarts == 1
+			})
+		})
+	}
 }

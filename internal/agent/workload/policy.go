@@ -83,7 +83,7 @@ func (p Policy) Service(s command.Service) error {
 			continue // what cannot be read was refused before
 		}
 		if !slices.ContainsFunc(p.Volumes, func(pattern string) bool { ok, err := path.Match(pattern, v.Source); return err == nil && ok }) {
-			return fmt.Errorf("volumes[%d]: the policy of this device does not allow deployments to mount %s", i, v.Source)
+			return fmt.Errorf("volumes[%d]: the policy of this device does not allow deployments to mount %s (policy.volumes)", i, v.Source)
 		}
 	}
 	return nil

@@ -10,6 +10,7 @@ package enginefake
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -107,11 +108,22 @@ func (m *Memory) Containers(_ context.Context, device string) ([]engine.Containe
 	return list, nil
 }
 
+// find finds a container by id or, as engines do, by name; nil: there is none. It
+// is called with mu held.
+func (m *Memory) find(id string) *engine.Details {
+	for _, d := range m.containers {
+		if d.ID == id || d.Name == id {
+			return d
+		}
+	}
+	return nil
+}
+
 // Inspect is [engine.Engine.Inspect].
 func (m *Memory) Inspect(_ context.Context, id string) (engine.Details, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	d := m.containers[id]
+	d := m.find(id)
 	if d == nil {
 		return engine.Details{}, fmt.Errorf("container %s: %w", id, engine.ErrNotFound)
 	}
@@ -139,7 +151,7 @@ func (m *Memory) Create(_ context.Context, s engine.Spec) (string, error) {
 	m.containers[id] = &engine.Details{Container: engine.Container{
 		ID: id, Name: s.Name, Labels: s.Labels, Image: s.Service.Image, ImageID: image.ID, State: engine.StateCreated,
 		Created: time.Unix(int64(m.serial), 0),
-	}}
+	}, StopGrace: engine.StopGrace(s.Service)}
 	m.tell(id)
 	return id, nil
 }
@@ -182,8 +194,10 @@ func (m *Memory) Stop(_ context.Context, id string) error {
 func (m *Memory) Remove(_ context.Context, id string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	delete(m.containers, id)
-	m.tell(id)
+	if d := m.find(id); d != nil {
+		delete(m.containers, d.ID)
+		m.tell(d.ID)
+	}
 	return nil
 }
 
@@ -211,6 +225,9 @@ func (m *Memory) Pull(_ context.Context, ref string, progress func(engine.Progre
 	m.AddImage(ref, i.ID)
 	return nil
 }
+
+// CheckHealth is [engine.Engine.CheckHealth]; this engine does that itself.
+func (m *Memory) CheckHealth(context.Context, string) error { return errors.ErrUnsupported }
 
 // Watch is [engine.Engine.Watch].
 func (m *Memory) Watch(ctx context.Context, _ string, changed func(string)) error {

@@ -10,7 +10,7 @@ import (
 
 // Call is one call of the engine.
 type Call struct {
-	Op     string // list, inspect, create, start, stop, remove, image, pull or watch
+	Op     string // list, inspect, create, start, stop, remove, image, pull, check or watch
 	Target string // a container's name at create, its id later, an image, or a device
 }
 
@@ -134,6 +134,11 @@ func (h *Hooked) Image(ctx context.Context, ref string) (i engine.Image, err err
 // Pull is [engine.Engine.Pull].
 func (h *Hooked) Pull(ctx context.Context, ref string, progress func(engine.Progress)) error {
 	return h.do(ctx, "pull", ref, func() error { return h.Engine.Pull(ctx, ref, progress) })
+}
+
+// CheckHealth is [engine.Engine.CheckHealth].
+func (h *Hooked) CheckHealth(ctx context.Context, id string) error {
+	return h.do(ctx, "check", id, func() error { return h.Engine.CheckHealth(ctx, id) })
 }
 
 // Watch is [engine.Engine.Watch].

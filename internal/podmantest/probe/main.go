@@ -8,6 +8,8 @@
 //	probe env NAME        serve the value of an environment variable
 //	probe file PATH       serve what is in a file
 //	probe id              serve uid and gid
+//	probe exists PATH     end at once, with code 1 if there is no such file
+//	probe touch PATH      make a file
 //
 // PORT, if set, is served instead of 80.
 package main
@@ -42,6 +44,16 @@ func main() {
 	case "exit":
 		code, _ := strconv.Atoi(args[1])
 		os.Exit(code)
+	case "exists":
+		if _, err := os.Stat(args[1]); err != nil {
+			os.Exit(1)
+		}
+		return
+	case "touch":
+		if err := os.WriteFile(args[1], nil, 0o600); err != nil {
+			os.Exit(1)
+		}
+		return
 	case "stubborn":
 		for range stop {
 		}
