@@ -131,15 +131,16 @@ type state struct {
 	score   string   // that brought is of, in its canonical form; empty: none
 	brought *brought // nil: none yet
 
-	phase     v1alpha1.RolloutPhase      // that was last announced
-	conflicts int                        // that were
-	away      bool                       // the broker was, in the last pass
-	written   *v1alpha1.DeploymentStatus // the last status, which the cache may not have yet; nil: none
-	wrote     time.Time                  // when that was
-	uid       types.UID                  // of the object that all this is of
-	rested    time.Time                  // when the next pass may begin
-	removed   map[string]uint64          // the revision of desired state from which on the key is gone, by device
-	awaited   string                     // what was last announced of a removal
+	phase      v1alpha1.RolloutPhase      // that was last announced
+	conflicts  int                        // that were
+	away       bool                       // the broker was, in the last pass
+	written    *v1alpha1.DeploymentStatus // the last status, which the cache may not have yet; nil: none
+	wrote      time.Time                  // when that was
+	uid        types.UID                  // of the object that all this is of
+	unfinished bool                       // the last pass stopped at its time, and the next goes on
+	rested     time.Time                  // when the next pass may begin
+	removed    map[string]uint64          // the revision of desired state from which on the key is gone, by device
+	awaited    string                     // what was last announced of a removal
 }
 
 // restore gives the object the status that was written last.
@@ -187,9 +188,12 @@ func (r *Controller) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{RequeueAfter: wait}, nil
 	}
 	r.passes.Add(1)
+	st.unfinished = false
 	result, err := r.pass(ctx, req.NamespacedName, st)
 	end := time.Now()
-	st.rested = end.Add(min(idle*end.Sub(begin), time.Second))
+	if !st.unfinished {
+		st.rested = end.Add(min(idle*end.Sub(begin), time.Second))
+	}
 	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
 		// The cache is behind: it is about to say so.
 		return ctrl.Result{RequeueAfter: settle}, nil

@@ -12,8 +12,12 @@ import (
 	"github.com/harmony-fleet/fleet/internal/operator/rollout"
 )
 
-// bringTime bounds how long one pass goes on to write before the status is told.
-const bringTime = 5 * time.Second
+// A pass writes in portions, and for no longer than bringTime before it tells the
+// status; the next goes on at once.
+const (
+	bringTime    = time.Second
+	bringPortion = 500 // devices
+)
 
 // rollOut brings the score of a Deployment to its devices as far as that may go now,
 // removes it from others, and reports.
@@ -51,11 +55,10 @@ func (r *Controller) rollOut(ctx context.Context, d *v1alpha1.Deployment, st *st
 		if len(out.Take) == 0 {
 			break
 		}
-		if again || in.Now.Sub(begin) > bringTime {
-			again = true
+		if st.unfinished = in.Now.Sub(begin) > bringTime; again || st.unfinished {
 			break
 		}
-		again = r.bring(ctx, key, st, out.Take)
+		again = r.bring(ctx, key, st, out.Take[:min(len(out.Take), bringPortion)])
 	}
 	if len(s.strays) > 0 {
 		again = r.take(ctx, key, st, s.strays) || again
@@ -65,6 +68,9 @@ func (r *Controller) rollOut(ctx context.Context, d *v1alpha1.Deployment, st *st
 	after, err := r.report(ctx, d, st, statusOf(d, st, &out))
 	if again {
 		after = sooner(after, writeAgain)
+	}
+	if st.unfinished {
+		after = time.Millisecond
 	}
 	if !out.Next.IsZero() {
 		after = sooner(after, max(time.Until(out.Next), time.Millisecond))

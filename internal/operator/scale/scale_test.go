@@ -110,10 +110,10 @@ func BenchmarkFleet(b *testing.B) {
 	}
 	broker := fleettest.StartBroker(b)
 	user, password := broker.DataLogin()
-	config := filepath.Join(b.TempDir(), "operator.toml")
+	file := filepath.Join(b.TempDir(), "operator.toml")
 	text := fmt.Sprintf("[nats]\nurl = %q\n[credentials]\ntype = \"shared\"\nuser = %q\npassword = %q\n[kubernetes]\nkubeconfig = %q\nnamespace = %q\nleader_election = false\n[metrics]\nlisten = \"off\"\n[health]\nlisten = \"off\"\n",
 		broker.URL(), user, password, kube.Kubeconfig(b), ns)
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		b.Fatal(err)
 	}
 	fleet := broker.Fleet(b, fleettest.Options{Devices: *devices, Prefix: ns + "-"})
@@ -144,7 +144,9 @@ func BenchmarkFleet(b *testing.B) {
 		return d.Status
 	}
 	// writes counts what is written to devices and Deployments since it was asked last.
-	watching, err := client.NewWithWatch(kube.Config(), client.Options{Scheme: kubetest.Scheme()})
+	config := kube.Config()
+	config.Timeout = 0 // it would end a watch
+	watching, err := client.NewWithWatch(config, client.Options{Scheme: kubetest.Scheme()})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -167,6 +169,9 @@ func BenchmarkFleet(b *testing.B) {
 			for more := true; more; {
 				select {
 				case _, more = <-w.ResultChan():
+					if !more {
+						b.Fatal("a watch has ended")
+					}
 					n++
 				default:
 					more = false
@@ -189,7 +194,7 @@ func BenchmarkFleet(b *testing.B) {
 	}
 
 	for b.Loop() {
-		o := start(b, binary, config)
+		o := start(b, binary, file)
 		first := wait("an object for each device", func() bool { return objects() == *devices })
 		b.ReportMetric(first.Seconds(), "s-first-report")
 
@@ -233,7 +238,7 @@ func BenchmarkFleet(b *testing.B) {
 		o.kill()
 		fleet.ReportOne(broken, command.DeploymentStatus{Phase: command.PhaseRunning})
 		at = time.Now()
-		o = start(b, binary, config)
+		o = start(b, binary, file)
 		wait("steady after a restart", func() bool { return status().Ready == n })
 		b.ReportMetric(time.Since(at).Seconds(), "s-restart")
 		now, _ = o.resident()
