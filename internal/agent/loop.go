@@ -23,6 +23,7 @@ type loop struct {
 	dialed chan event
 	retry  backoff // between dials
 	heard  uint64  // the last of our heartbeats that the broker stored; 0: none yet
+	looks  int     // at the desired state, still to come after heartbeats were lost
 
 	heartbeat, renew, resync, clash *time.Timer
 }
@@ -39,7 +40,11 @@ const (
 	syncRetry       = 5 * time.Second // after the broker did not tell its time
 	overlapMemory   = 10 * time.Second
 	heartbeatJitter = 0.1
-	resyncJitter    = 0.2
+	// Reads are answered by the nearest copy of a stream, which may take a while
+	// after a cut until it has what the others wrote meanwhile: so many looks at the
+	// desired state, a heartbeat apart.
+	looksAfterCut = 4
+	resyncJitter  = 0.2
 )
 
 func newLoop(a *Agent) *loop {
@@ -307,9 +312,13 @@ func (p *loop) stored(seq uint64) {
 	p.heard = seq
 	if l := p.current.Load(); missed && l != nil {
 		p.log.Info("heartbeats were not stored for a while and are again; reading the desired state and reporting anew")
-		p.watch.task.urge()
+		p.looks = looksAfterCut
 		p.audit.connected()
 		p.report.status(l, true)
+	}
+	if p.looks > 0 {
+		p.looks--
+		p.watch.announced()
 	}
 }
 
