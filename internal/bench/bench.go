@@ -27,6 +27,10 @@ type Options struct {
 	Logins int // through the callout; default 4000
 	Rounds int // of the scatter, each way; default 15
 	Return int // agents that come back after a restart of the broker; default 10000
+	Execs  int // at most 100 for each agent; default 5000
+	Growth int // pings after which the broker's memory is looked at; default 200000
+
+	StreamMiB int // of a program's output; default 512
 
 	Log *slog.Logger // nil discards
 
@@ -44,6 +48,9 @@ func (o *Options) setDefaults() {
 	def(&o.Logins, 4000)
 	def(&o.Rounds, 15)
 	def(&o.Return, 10000)
+	def(&o.Execs, 5000)
+	def(&o.Growth, 200000)
+	def(&o.StreamMiB, 512)
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -54,7 +61,7 @@ type Result struct {
 	Name   string  `json:"name"`
 	What   string  `json:"what"`            // what was measured, for people
 	Value  float64 `json:"value"`           //
-	Unit   string  `json:"unit"`            // us, ms, s, or 1/s
+	Unit   string  `json:"unit"`            // us, ms, s, 1/s, MB/s, KiB, MiB or MB
 	Bare   float64 `json:"bare,omitempty"`  // the same with bare NATS, in the same unit; 0 where there is no such thing
 	Ratio  float64 `json:"ratio,omitempty"` // Value over Bare
 	Target string  `json:"target"`          //
@@ -68,7 +75,11 @@ type Measurement struct {
 }
 
 // All lists the measurements in the order of the table.
-func All() []Measurement { return []Measurement{Ping, Scatter, Offline, Start, Callout, Reconnect} }
+func All() []Measurement {
+	return []Measurement{
+		Ping, Scatter, Exec, Stream, Offline, Start, Memory, Growth, Callout, Reconnect,
+	}
+}
 
 // ByName finds measurements by name.
 func ByName(names ...string) ([]Measurement, error) {
