@@ -245,9 +245,13 @@ func newAgents(t *testing.T, n int, options func(i int, id string) agent.Options
 			t.Fatalf("agent %d of %d is not ready after 5 minutes", i, n)
 		}
 	}
+	begin := time.Now()
 	for i := range n {
 		if i >= window {
 			await(i - window)
+		}
+		if i%1000 == 0 && i > 0 {
+			t.Logf("%d agents take commands after %v", i-window, time.Since(begin).Round(time.Second))
 		}
 		id := fmt.Sprintf("d%05d", i)
 		o := options(i, id)
