@@ -5,7 +5,7 @@ GO       ?= go
 FUZZTIME ?= 3s
 BIN      := bin
 
-.PHONY: all up build generate test lint check fuzz bench bench-e2e smoke clean
+.PHONY: all up build generate test lint check fuzz bench bench-e2e chaos smoke clean
 
 all: build
 
@@ -53,6 +53,11 @@ smoke: ## a fleet up and pinged, both ways to sign in
 
 bench: ## the table of docs/performance.md
 	$(GO) run ./cmd/fleet bench
+
+# Without the race detector, which the slice in `make test` has. FLEET_CHAOS_SEED=N
+# repeats a run's randomness.
+chaos: ## the fault suite at full size, at most 10 minutes; needs root on Linux
+	FLEET_CHAOS=full $(GO) test -v -count 1 -timeout 10m -run 'TestScenarios' ./internal/chaos
 
 bench-e2e: ## the rows of docs/performance.md that need a cluster
 	$(GO) run ./cmd/fleet cluster up

@@ -184,6 +184,35 @@ func TestARepeatedRequestGetsTheFirstReply(t *testing.T) {
 	}
 }
 
+// TestARepetitionAfterTheDeadlineTellsWhatRan: "expired: nothing ran" would be a
+// lie about a command that did, and whose reply was lost.
+func TestARepetitionAfterTheDeadlineTellsWhatRan(t *testing.T) {
+	w := newWorld(t)
+	exec := &counting{}
+	a := start(t, withHandler(w.options("d1"), command.VerbExec, exec))
+	for _, verb := range []command.Verb{command.VerbPing, command.VerbExec} {
+		h := w.change(a.Agent)
+		now, _ := w.clock.Latest()
+		h.Deadline = now.Add(500 * time.Millisecond)
+		first := w.must("d1", verb, h, "{}")
+		if kind := kindOf(first); kind == command.KindExpired {
+			t.Fatalf("%s took more than 500 ms to arrive", verb)
+		}
+		testwait.For(t, patience, "the deadline to pass", func() bool { now, _ := w.clock.Earliest(); return now.After(h.Deadline) })
+		again := w.must("d1", verb, h, "{}")
+		if again.Header.Get(command.HeaderReplayed) != "true" || string(again.Data) != string(first.Data) {
+			t.Errorf("%s: %s, then %v %s", verb, first.Data, again.Header, again.Data)
+		}
+		h.RequestID = command.NewRequestID()
+		if late := w.must("d1", verb, h, "{}"); kindOf(late) != command.KindExpired {
+			t.Errorf("%s that never ran: %s", verb, late.Data)
+		}
+	}
+	if n := exec.runs.Load(); n != 1 {
+		t.Errorf("exec ran %d times", n)
+	}
+}
+
 func TestAnErrorIsReplayedAsAnError(t *testing.T) {
 	w := newWorld(t)
 	a := start(t, withHandler(w.options("d1"), command.VerbExec, HandlerFunc(func(context.Context, *Request) (any, error) {

@@ -11,9 +11,12 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/harmony-fleet/fleet/command"
+	"github.com/harmony-fleet/fleet/internal/access"
+	"github.com/harmony-fleet/fleet/internal/broker"
 	"github.com/harmony-fleet/fleet/internal/engine"
 	"github.com/harmony-fleet/fleet/internal/engine/enginefake"
 	"github.com/harmony-fleet/fleet/internal/reconcile"
+	"github.com/harmony-fleet/fleet/internal/testwait"
 )
 
 const hello = `{"schema":1,"deployments":{"hello":{"type":"PodmanV0","data":{"services":[{"name":"hello","image":"localhost/hello"}]}},
@@ -52,6 +55,40 @@ func wantPhase(t *testing.T, s command.Status, deployment string, phase command.
 	if d.Phase != phase || d.Error == nil || d.Error.Kind != kind || d.Error.Message == "" {
 		t.Errorf("%s is %+v (%+v), want %s with %s", deployment, d, d.Error, phase, kind)
 	}
+}
+
+// TestACutThroughTheClusterIsMadeUpFor: the streams were out of reach while the
+// connection stood, so that no reconnect makes the agent look again.
+func TestACutThroughTheClusterIsMadeUpFor(t *testing.T) {
+	w := newWorld(t)
+	a := start(t, w.options("d1"))
+	first := w.put("d1", `{"schema":1,"deployments":{}}`)
+	w.awaitRevision("d1", first)
+	js, err := jetstream.New(w.data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	heard := func() uint64 {
+		var h command.Heartbeat
+		if m := w.last(access.StreamHeartbeat, command.HeartbeatSubject("d1")); m != nil {
+			h = document[command.Heartbeat](t, m)
+		}
+		return h.Seq
+	}
+	testwait.For(t, patience, "a heartbeat", func() bool { return heard() > 0 })
+	if err := js.DeleteStream(t.Context(), access.StreamHeartbeat); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.current.Load().notices[0].Unsubscribe(); err != nil { // no hint arrives
+		t.Fatal(err)
+	}
+	second := w.put("d1", hello)
+	before := a.server.served.Load()
+	testwait.For(t, patience, "some heartbeats in vain", func() bool { return w.ping("d1").DesiredRevision == first && a.server.served.Load() > before+300 })
+	if _, err := broker.Provision(t.Context(), w.data, broker.ProvisionOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.awaitRevision("d1", second)
 }
 
 func TestDesiredStateIsReceivedAndReported(t *testing.T) {

@@ -22,6 +22,8 @@ type loop struct {
 	// left in it when the loop ends.
 	dialed chan event
 	retry  backoff // between dials
+	heard  uint64  // the last of our heartbeats that the broker stored; 0: none yet
+	looks  int     // at the desired state, still to come after heartbeats were lost
 
 	heartbeat, renew, resync, clash *time.Timer
 }
@@ -38,7 +40,11 @@ const (
 	syncRetry       = 5 * time.Second // after the broker did not tell its time
 	overlapMemory   = 10 * time.Second
 	heartbeatJitter = 0.1
-	resyncJitter    = 0.2
+	// Reads are answered by the nearest copy of a stream, which may take a while
+	// after a cut until it has what the others wrote meanwhile: so many looks at the
+	// desired state, a heartbeat apart.
+	looksAfterCut = 4
+	resyncJitter  = 0.2
 )
 
 func newLoop(a *Agent) *loop {
@@ -280,13 +286,41 @@ func (p *loop) sync(ctx context.Context) {
 func (p *loop) notice(msg *nats.Msg) {
 	var h struct {
 		Instance string `json:"instance"`
+		Seq      uint64 `json:"seq"`
 	}
-	// An earlier run's last heartbeat may come late. It runs no more: the state
-	// directory is locked.
-	if json.Unmarshal(msg.Data, &h) != nil || h.Instance == p.instance || p.server.earlier(h.Instance) {
+	switch {
+	case json.Unmarshal(msg.Data, &h) != nil:
+	case h.Instance == p.instance:
+		p.stored(h.Seq)
+	case p.server.earlier(h.Instance):
+		// An earlier run's last heartbeat may come late. It runs no more: the state
+		// directory is locked.
+	default:
+		p.clashSeen(h.Instance)
+	}
+}
+
+// stored takes note that one of our heartbeats was. Where some before it were
+// not, the connection stood and the streams were out of its reach, behind a cut
+// through the broker's cluster, say: hints of a new desired state and our status
+// went the same way. Anybody may send us such a message, so that each heartbeat
+// counts once at most.
+func (p *loop) stored(seq uint64) {
+	if seq <= p.heard || seq > p.report.beats {
 		return
 	}
-	p.clashSeen(h.Instance)
+	missed := p.heard != 0 && seq > p.heard+1
+	p.heard = seq
+	if l := p.current.Load(); missed && l != nil {
+		p.log.Info("heartbeats were not stored for a while and are again; reading the desired state and reporting anew")
+		p.looks = looksAfterCut
+		p.audit.connected()
+		p.report.status(l, true)
+	}
+	if p.looks > 0 {
+		p.looks--
+		p.watch.announced()
+	}
 }
 
 func (p *loop) clashSeen(instance string) {

@@ -107,15 +107,8 @@ func (t *table) begin(key requestKey, verb command.Verb, digest string, now, dea
 	defer t.forgetDropped()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if e := t.entries[key]; e != nil {
-		switch {
-		case e.verb != verb || e.digest != digest:
-			return nil, nil, command.NewError(command.KindBadRequest,
-				"request id %s was used for another command by the same caller; make a new id for each command", key.id)
-		case !e.finished:
-			return nil, nil, command.NewError(command.KindDuplicate, "the same request is running")
-		}
-		return nil, &e.reply, nil
+	if first, refusal := t.knownLocked(key, verb, digest); first != nil || refusal != nil {
+		return nil, first, refusal
 	}
 	e := &entry{key: key, verb: verb, digest: digest}
 	if verb.Changes() {
@@ -142,6 +135,28 @@ func (t *table) begin(key requestKey, verb command.Verb, digest string, now, dea
 	}
 	t.entries[key] = e
 	return e, nil, nil
+}
+
+// known looks a request up: its first reply, or a refusal, where it was taken in
+// before; neither where it was not, or is forgotten.
+func (t *table) known(key requestKey, verb command.Verb, digest string) (*reply, *command.Error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.knownLocked(key, verb, digest)
+}
+
+func (t *table) knownLocked(key requestKey, verb command.Verb, digest string) (*reply, *command.Error) {
+	e := t.entries[key]
+	switch {
+	case e == nil:
+		return nil, nil
+	case e.verb != verb || e.digest != digest:
+		return nil, command.NewError(command.KindBadRequest,
+			"request id %s was used for another command by the same caller; make a new id for each command", key.id)
+	case !e.finished:
+		return nil, command.NewError(command.KindDuplicate, "the same request is running")
+	}
+	return &e.reply, nil
 }
 
 func (t *table) addLasting(e *entry) {

@@ -189,11 +189,21 @@ func (s *server) accept(c *call) *answer {
 			return missing
 		}
 	}
-	if refused := s.checkDeadline(c, changes); refused != nil {
+	refused := s.checkDeadline(c, changes)
+	if header.RequestID == "" {
 		return refused
 	}
-	if header.RequestID == "" {
-		return nil
+	key := requestKey{c.caller.UID, header.RequestID}
+	c.digest = command.PayloadDigest(c.msg.Data)
+	if refused != nil {
+		// One that ran is not told as expired because its caller repeats it too late.
+		switch first, refusal := s.table.known(key, verb, c.digest); {
+		case refusal != nil:
+			return refuse(refusal)
+		case first != nil:
+			return &answer{reply: *first, replayed: true}
+		}
+		return refused
 	}
 	remember := header.Deadline
 	if c.inJob() {
@@ -203,8 +213,7 @@ func (s *server) accept(c *call) *answer {
 		// Whoever goes on with the job asks again with this id, and a new deadline.
 		remember = later(remember, command.JobTime(header.Job).Add(command.JobLifetime))
 	}
-	c.digest = command.PayloadDigest(c.msg.Data)
-	e, first, refusal := s.table.begin(requestKey{c.caller.UID, header.RequestID}, verb, c.digest, c.arrived, remember)
+	e, first, refusal := s.table.begin(key, verb, c.digest, c.arrived, remember)
 	switch {
 	case refusal != nil:
 		return refuse(refusal)

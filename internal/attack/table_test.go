@@ -54,7 +54,7 @@ func (a *arena) try(t *testing.T, row attack) (problems []string) {
 func TestDocsCarryTheTable(t *testing.T) {
 	const path, begin, end = "../../docs/security.md", "<!-- attacks: begin -->\n", "<!-- attacks: end -->"
 	var table bytes.Buffer
-	table.WriteString("\n| who | tries | what holds |\n| --- | --- | --- |\n")
+	table.WriteString("\n| who | tries | expected refusal |\n| --- | --- | --- |\n")
 	for _, row := range append(deviceAttacks, peopleAttacks...) {
 		fmt.Fprintf(&table, "| %s | %s | %s |\n", row.by, row.what, row.holds)
 	}

@@ -3,15 +3,14 @@ package bench
 import (
 	"context"
 	"fmt"
-	"os/user"
 	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/harmony-fleet/fleet/command"
 	"github.com/harmony-fleet/fleet/internal/agent"
-	"github.com/harmony-fleet/fleet/internal/agent/workload"
 	"github.com/harmony-fleet/fleet/internal/broker"
 	"github.com/harmony-fleet/fleet/internal/credentials"
 	"github.com/harmony-fleet/fleet/internal/natsconn"
@@ -32,6 +31,11 @@ func deviceID(i int) string { return fmt.Sprintf("%s%05d", devicePrefix, i) }
 // With inProcess their connections use no file descriptors; with stateDir each
 // keeps its audit records on disk, as it does in the field.
 func startAgents(ctx context.Context, srv *broker.Server, n int, inProcess bool, stateDir string) (*swarm, error) {
+	cfg := connectTo(srv, inProcess)
+	return startAgentsWith(ctx, n, func(int) natsconn.Config { return cfg }, stateDir)
+}
+
+func connectTo(srv *broker.Server, inProcess bool) natsconn.Config {
 	cfg := natsconn.Config{
 		URLs:        []string{srv.ClientURL()},
 		Credentials: credentials.Static(credentials.Credential{User: broker.UserDevice, Password: passwords.Device}),
@@ -39,7 +43,7 @@ func startAgents(ctx context.Context, srv *broker.Server, n int, inProcess bool,
 	if inProcess {
 		cfg.InProcess = srv
 	}
-	return startAgentsWith(ctx, n, func(int) natsconn.Config { return cfg }, stateDir)
+	return cfg
 }
 
 // startWindow is how many agents sign in at once while they start.
@@ -47,10 +51,16 @@ const startWindow = 64
 
 // startAgentsWith is startAgents with a way to connect for each.
 func startAgentsWith(ctx context.Context, n int, connect func(i int) natsconn.Config, stateDir string) (*swarm, error) {
-	me, err := user.Current()
-	if err != nil {
-		return nil, err
-	}
+	return startAgentsAs(ctx, n, func(i int, o *agent.Options) {
+		o.NATS = connect(i)
+		if stateDir != "" {
+			o.StateDir = filepath.Join(stateDir, deviceID(i))
+		}
+	})
+}
+
+// startAgentsAs is startAgents with further options for each.
+func startAgentsAs(ctx context.Context, n int, set func(i int, o *agent.Options)) (*swarm, error) {
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s := &swarm{stop: stop}
 	var agents []*agent.Agent
@@ -74,7 +84,9 @@ func startAgentsWith(ctx context.Context, n int, connect func(i int) natsconn.Co
 				return nil, err
 			}
 		}
-		a, err := agent.New(agent.Options{DeviceID: deviceID(i), NATS: connect(i), StateDir: filepath.Join(stateDir, deviceID(i)), Policy: workload.Policy{Host: true, HostUser: me.Username}})
+		o := agent.Options{DeviceID: deviceID(i), Handlers: map[command.Verb]agent.Handler{command.VerbExec: simulatedExec{}}}
+		set(i, &o)
+		a, err := agent.New(o)
 		if err != nil {
 			s.close()
 			return nil, err

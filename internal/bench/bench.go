@@ -22,15 +22,18 @@ import (
 // Options are the sizes of the measurements. Zero values are the sizes of the
 // published table.
 type Options struct {
-	Agents int // of scatter, exec and memory; default 1000
-	Pings  int // of the latency measurements, each way; ten times as many of memory; default 20000
+	Agents int // of the scatter; default 1000
+	Pings  int // of the latency measurements, each way; default 20000
 	Logins int // through the callout; default 4000
-	Rounds int // of the scatter, each way, and a fifth of exec; default 15
+	Rounds int // of the scatter, each way; default 15
 	Return int // agents that come back after a restart of the broker; default 10000
+	Execs  int // at most 100 for each agent; default 5000
+	Growth int // pings after which the broker's memory is looked at; default 200000
+
+	StreamMiB int // of a program's output; default 512
 
 	Log *slog.Logger // nil discards
 
-	fill    int           // pings of each agent before memory is looked at; for a test that will not wait for so many
 	connect []nats.Option // of agents that come back, for a test that will not wait for their jitter
 }
 
@@ -45,7 +48,9 @@ func (o *Options) setDefaults() {
 	def(&o.Logins, 4000)
 	def(&o.Rounds, 15)
 	def(&o.Return, 10000)
-	def(&o.fill, fillUp)
+	def(&o.Execs, 5000)
+	def(&o.Growth, 200000)
+	def(&o.StreamMiB, 512)
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -56,7 +61,7 @@ type Result struct {
 	Name   string  `json:"name"`
 	What   string  `json:"what"`            // what was measured, for people
 	Value  float64 `json:"value"`           //
-	Unit   string  `json:"unit"`            // us, ms, s, 1/s, KiB or bytes
+	Unit   string  `json:"unit"`            // us, ms, s, 1/s, MB/s, KiB, MiB or MB
 	Bare   float64 `json:"bare,omitempty"`  // the same with bare NATS, in the same unit; 0 where there is no such thing
 	Ratio  float64 `json:"ratio,omitempty"` // Value over Bare
 	Target string  `json:"target"`          //
@@ -71,7 +76,9 @@ type Measurement struct {
 
 // All lists the measurements in the order of the table.
 func All() []Measurement {
-	return []Measurement{Ping, Scatter, Exec, Memory, Offline, Start, Callout, Reconnect}
+	return []Measurement{
+		Ping, Scatter, Exec, Job, Stream, Offline, Start, Memory, Growth, Callout, Reconnect,
+	}
 }
 
 // ByName finds measurements by name.

@@ -15,13 +15,13 @@ import (
 func TestMeasurementsGiveTheirFigures(t *testing.T) {
 	slog.SetDefault(slog.New(slog.DiscardHandler)) // the issuer's provider library logs there
 	soon := []nats.Option{nats.ReconnectWait(10 * time.Millisecond), nats.ReconnectJitter(time.Millisecond, time.Millisecond)}
-	results, err := Run(t.Context(), Options{Agents: 20, Pings: 10, Logins: 20, Rounds: 1, Return: 5, fill: 2, connect: soon}, All()...)
+	results, err := Run(t.Context(), Options{Agents: 20, Pings: 10, Logins: 20, Rounds: 1, Return: 5, Execs: 40, Growth: 400, StreamMiB: 1, connect: soon}, All()...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	names := map[string]bool{}
 	for _, r := range results {
-		if names[r.Name] || r.What == "" || r.Unit == "" || (r.Value <= 0 && r.Name != "ping_memory") {
+		if names[r.Name] || r.What == "" || r.Unit == "" || r.Value <= 0 {
 			t.Errorf("result %+v", r)
 		}
 		if r.Bare != 0 && r.Ratio != r.Value/r.Bare {
@@ -29,7 +29,7 @@ func TestMeasurementsGiveTheirFigures(t *testing.T) {
 		}
 		names[r.Name] = true
 	}
-	for _, want := range []string{"ping_p50", "scatter", "offline_p50", "agent_start", "callout", "reconnect", "reconnect_tls", "exec", "agent_memory", "ping_memory"} {
+	for _, want := range []string{"ping_p50", "scatter", "exec", "stream", "memory", "growth", "offline_p50", "agent_start", "callout", "reconnect", "reconnect_tls"} {
 		if !names[want] {
 			t.Errorf("no %s among %v", want, names)
 		}

@@ -6,17 +6,17 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/harmony-fleet/fleet/client"
 	"github.com/harmony-fleet/fleet/command"
-	"github.com/harmony-fleet/fleet/internal/broker"
+	"github.com/harmony-fleet/fleet/internal/access"
 )
 
-// Memory is what an idle agent costs in this process, its side of the broker
-// included, and what pings leave behind.
+// Memory is what an idle agent costs in one process with its broker, heap and
+// stacks and the broker's side of its connection included, beside a bare
+// connection with the same subscriptions that has made one request.
 var Memory = Measurement{"memory", measureMemory}
-
-// mostPerAgent is the target, in KiB.
-const mostPerAgent = 80
 
 func measureMemory(ctx context.Context, o Options, dir string) ([]Result, error) {
 	srv, err := startBroker(ctx, dir+"/broker")
@@ -25,78 +25,119 @@ func measureMemory(ctx context.Context, o Options, dir string) ([]Result, error)
 	}
 	defer srv.Close()
 	before := inUse()
-	agents, err := startAgents(ctx, srv, o.Agents, true, dir+"/agents")
+	var conns []*nats.Conn
+	defer func() { closeAll(conns) }()
+	for i := range o.Agents {
+		id := fmt.Sprintf("bare-%05d", i)
+		nc, err := bareResponder(srv, id, nats.InProcessServer(srv))
+		if err != nil {
+			return nil, err
+		}
+		conns = append(conns, nc)
+		for _, subject := range []string{command.SeenSubject(id), command.DesiredStateSubject(id)} {
+			if _, err := nc.Subscribe(subject, func(*nats.Msg) {}); err != nil {
+				return nil, err
+			}
+		}
+		if _, err := nc.Request(access.UserInfo, nil, 5*time.Second); err != nil {
+			return nil, fmt.Errorf("bare request: %w", err)
+		}
+	}
+	bare := inUse() - before
+	closeAll(conns)
+	conns = nil
+	before = inUse()
+	agents, err := startAgents(ctx, srv, o.Agents, true, "")
 	if err != nil {
 		return nil, err
 	}
 	defer agents.close()
-	c, done, err := opsClient(srv)
+	perAgent := func(bytes uint64) float64 { return float64(bytes) / 1024 / float64(o.Agents) }
+	r := Result{
+		Name: "memory", What: fmt.Sprintf("memory of an idle agent and its connection, %d in one process", o.Agents), Unit: "KiB", Value: perAgent(inUse() - before),
+	}.beside(perAgent(bare))
+	r.Target, r.Met = "<= 80 KiB", r.Value <= 80
+	return []Result{r}, nil
+}
+
+// inUse is the heap and stacks in use after a collection, in bytes.
+func inUse() uint64 {
+	runtime.GC()
+	runtime.GC() // what finalizers of the first let go of
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapInuse + m.StackInuse
+}
+
+// Growth is what the broker keeps of pings that are answered: memory in use after
+// many of them, beside that after the first ones.
+var Growth = Measurement{"growth", measureGrowth}
+
+const (
+	// growthShare is the part of the pings after which memory is first looked at:
+	// tables of bounded size, buffers and the audit stream, which keeps 1,000 records
+	// of each device's pings, are full by then.
+	growthShare  = 4
+	growthAgents = 20
+)
+
+func measureGrowth(ctx context.Context, o Options, dir string) ([]Result, error) {
+	srv, err := startBroker(ctx, dir+"/broker")
 	if err != nil {
 		return nil, err
 	}
-	defer done()
-	if err := awaitStatuses(ctx, c, o.Agents); err != nil {
+	defer srv.Close()
+	agents, err := startAgents(ctx, srv, min(o.Agents, growthAgents), true, "")
+	if err != nil {
 		return nil, err
 	}
-	each := float64(inUse()-before) / float64(o.Agents) / 1024
-	idle := Result{Name: "agent_memory", What: fmt.Sprintf("memory in use for each of %d idle agents in one process, broker included", o.Agents), Unit: "KiB", Value: each}
-	idle.Target, idle.Met = fmt.Sprintf("<= %d KiB", mostPerAgent), each <= mostPerAgent
-
-	data, err := dial(srv, broker.UserData, passwords.Data, command.InboxPrefix(command.UID(broker.UserData)))
+	defer agents.close()
+	nc, err := dialOps(srv)
+	if err != nil {
+		return nil, err
+	}
+	defer nc.Close()
+	c, err := client.New(nc, client.Options{Timeout: 30 * time.Second})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = c.Close() }()
+	data, err := dial(srv, "data", passwords.Data, command.InboxPrefix(command.UID("data")))
 	if err != nil {
 		return nil, err
 	}
 	defer data.Close()
-	// What remembers is bounded: the last 256 answers of an agent, the last 1,000
-	// audit records of it at the broker. It fills up first, hence the few agents.
-	total, few := 10*o.Pings, agents.ids[:min(o.Agents, pinged)]
-	sent := 0
-	for _, n := range []int{len(few) * o.fill, total} {
-		before = inUse()
-		if err := pingRounds(ctx, c, few, n); err != nil {
-			return nil, err
-		}
-		sent += (n + len(few) - 1) / len(few) * len(few)
-		if err := awaitAudit(ctx, data, uint64(sent)); err != nil {
-			return nil, err
-		}
-	}
-	left := float64(inUse()-before) / float64(total)
-	pings := Result{Name: "ping_memory", What: fmt.Sprintf("memory in use that each of %d pings leaves behind, all in one process", total), Unit: "bytes", Value: left}
-	pings.Target, pings.Met = "< 10 bytes", left < 10
-	return []Result{idle, pings}, nil
-}
-
-const (
-	pinged = 50   // agents
-	fillUp = 1100 // pings of each
-)
-
-// pingRounds sends at least n pings.
-func pingRounds(ctx context.Context, c *client.Client, devices []string, n int) error {
-	for n > 0 {
-		for r := range c.PingAll(ctx, devices, client.FanOut{}) {
-			if r.Err != nil {
-				return r.Err
+	pinged := 0
+	ping := func(until int) (uint64, error) {
+		for pinged < until {
+			for r := range c.PingAll(ctx, agents.ids, client.FanOut{}) {
+				if r.Err != nil {
+					return 0, r.Err
+				}
+				pinged++
 			}
-			n--
 		}
-	}
-	return nil
-}
-
-// inUse is the memory of this process that is in use once it has come to rest:
-// what lives on the heap, and stacks. Free room between objects does not count.
-func inUse() int64 {
-	var least int64
-	for i := range 3 {
-		time.Sleep(200 * time.Millisecond) // what is being published is not garbage yet
-		runtime.GC()
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		if n := int64(m.HeapAlloc + m.StackInuse); i == 0 || n < least {
-			least = n
+		if err := awaitAudit(ctx, data, uint64(pinged)); err != nil {
+			return 0, err
 		}
+		return inUse(), nil
 	}
-	return least
+	early, err := ping(o.Growth / growthShare)
+	if err != nil {
+		return nil, err
+	}
+	from := pinged
+	late, err := ping(o.Growth)
+	if err != nil {
+		return nil, err
+	}
+	per := (float64(late) - float64(early)) / float64(pinged-from)
+	return []Result{{
+		Name: "growth", What: fmt.Sprintf("memory in use of broker, agents and caller after %d pings", pinged), Unit: "MiB",
+		Value: float64(late) / (1 << 20),
+		// Bytes that stay of each ping would show: the broker once kept 460.
+		Target: fmt.Sprintf("< 8 bytes more for each ping after the first %d", from), Met: per < 8,
+	}, {
+		Name: "growth_early", What: fmt.Sprintf("the same after %d", from), Unit: "MiB", Value: float64(early) / (1 << 20),
+	}}, nil
 }

@@ -33,11 +33,14 @@ Measurements: ` + strings.Join(names, ", ") + ` (default: all).`,
 		RunE:      func(cmd *cobra.Command, args []string) error { return b.run(cmd.Context(), args) },
 	}
 	f := cmd.Flags()
-	f.IntVar(&b.options.Agents, "agents", 0, "agents of scatter, exec and memory (default 1000)")
-	f.IntVar(&b.options.Pings, "pings", 0, "pings of the latency measurements, each way, and a tenth of those of memory (default 20000)")
+	f.IntVar(&b.options.Agents, "agents", 0, "agents of the scatter and of the memory (default 1000)")
+	f.IntVar(&b.options.Pings, "pings", 0, "pings of the latency measurements, each way (default 20000)")
 	f.IntVar(&b.options.Logins, "logins", 0, "logins through the callout (default 4000)")
 	f.IntVar(&b.options.Rounds, "rounds", 0, "rounds of the scatter, each way (default 15)")
 	f.IntVar(&b.options.Return, "return", 0, "agents that come back after a restart of the broker (default 10000)")
+	f.IntVar(&b.options.Execs, "execs", 0, "execs, at most 100 for each agent (default 5000)")
+	f.IntVar(&b.options.Growth, "growth", 0, "pings after which the broker's memory is looked at (default 200000)")
+	f.IntVar(&b.options.StreamMiB, "stream", 0, "MiB of output of a program (default 512)")
 	return cmd
 }
 
@@ -50,8 +53,8 @@ func (b *benchCommand) run(ctx context.Context, names []string) error {
 		}
 	}
 	o := b.options
-	if o.Agents < 0 || o.Pings < 0 || o.Logins < 0 || o.Rounds < 0 || o.Return < 0 {
-		return rejected("--agents, --pings, --logins, --rounds and --return cannot be negative")
+	if min(o.Agents, o.Pings, o.Logins, o.Rounds, o.Return, o.Execs, o.Growth, o.StreamMiB) < 0 {
+		return rejected("the sizes of measurements cannot be negative")
 	}
 	o.Log = b.app.log
 	results, err := bench.Run(ctx, o, which...)

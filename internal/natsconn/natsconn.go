@@ -318,6 +318,12 @@ func (d *dialer) calloutSilent() bool {
 	return began != nil && time.Since(*began) >= calloutBudget
 }
 
+// pingedFirst tells whether err is the library's complaint that the server sent a
+// PING to a client that it has not let in yet. It does so 2 s after the client
+// came, which is also what it gives its callout: which of the two comes first is
+// chance.
+func pingedFirst(err error) bool { return strings.Contains(err.Error(), "expected 'PONG', got 'PING'") }
+
 // Dial is for nats.SetCustomDialer. The credential is asked for before the
 // connection is opened: the server gives a client that has connected 2 s to sign
 // in, less than an issuer may take.
@@ -402,9 +408,9 @@ func (d *dialer) explain(err error) error {
 		return *p
 	}
 	switch {
-	case errors.Is(err, nats.ErrAuthorization) && d.calloutSilent():
+	case (errors.Is(err, nats.ErrAuthorization) || pingedFirst(err)) && d.calloutSilent():
 		return &command.Error{Outcome: command.OutcomeDenied, Message: "the broker at " + where +
-			" refused the credential, but only after 2 s: its auth callout may not have answered in time; check that fleet-callout runs and is ready (/readyz), and where it is, its log says why", Err: err}
+			" did not accept the credential within 2 s: its auth callout may not have answered in time; check that fleet-callout runs and is ready (/readyz), and where it is, its log says why", Err: err}
 	case Refused(err):
 		return &command.Error{Outcome: command.OutcomeDenied, Message: "the broker at " + where +
 			" refused the credential: it may be expired or lack a role for this account; the callout's log says why", Err: err}

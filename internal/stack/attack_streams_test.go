@@ -92,9 +92,9 @@ func (o opened) end(t *testing.T) (out string, end command.SessionEnd) {
 	}
 }
 
-// TestASessionIsItsCallersAlone has somebody with the same role who knows all that
+// foreignSession has somebody with the same role who knows all that
 // there is to know of a session.
-func TestASessionIsItsCallersAlone(t *testing.T) {
+func foreignSession(t *testing.T) {
 	a := newHostArena(t, "")
 	id := command.NewSessionID()
 	alice, reply := a.open(t, a.ops, id, command.ExecRequest{Argv: []string{"cat"}, Stdin: true})
@@ -142,9 +142,9 @@ func TestASessionIsItsCallersAlone(t *testing.T) {
 	}
 }
 
-// TestControlThatBreaksTheProtocolEndsItsOwnSessionAtMost is what the caller of a
+// brokenControl is what the caller of a
 // session may send.
-func TestControlThatBreaksTheProtocolEndsItsOwnSessionAtMost(t *testing.T) {
+func brokenControl(t *testing.T) {
 	a := newHostArena(t, "")
 	bystander, reply := a.open(t, a.ops, command.NewSessionID(), command.ExecRequest{Argv: []string{"cat"}, Stdin: true})
 	if got := outcomeOf(reply); got != "ok" {
@@ -194,8 +194,8 @@ func TestControlThatBreaksTheProtocolEndsItsOwnSessionAtMost(t *testing.T) {
 	}
 }
 
-// TestOneCallersSessionsLeaveRoomForOthers floods a device with sessions.
-func TestOneCallersSessionsLeaveRoomForOthers(t *testing.T) {
+// manySessions floods a device with sessions.
+func manySessions(t *testing.T) {
 	a := newHostArena(t, "")
 	var all []opened
 	for i := 0; ; i++ {
@@ -223,8 +223,8 @@ func TestOneCallersSessionsLeaveRoomForOthers(t *testing.T) {
 	}
 }
 
-// TestProgramsOnTheHostAreThePolicysAlone is what a caller may try to be more.
-func TestProgramsOnTheHostAreThePolicysAlone(t *testing.T) {
+// beyondThePolicy is what a caller may try to be more.
+func beyondThePolicy(t *testing.T) {
 	a := newHostArena(t, "")
 	for name, row := range map[string]struct {
 		o    client.ExecOptions
@@ -260,9 +260,9 @@ func TestProgramsOnTheHostAreThePolicysAlone(t *testing.T) {
 	}
 }
 
-// TestNothingOfAProgramIsOnRecord holds that arguments, environment, input and
+// programsOnRecord holds that arguments, environment, input and
 // output stay out of logs, audit and status, also where the program cannot run.
-func TestNothingOfAProgramIsOnRecord(t *testing.T) {
+func programsOnRecord(t *testing.T) {
 	p := hostpodman.Start(t)
 	p.Service(t, dev, "hello", "web", forever...)
 	a := newHostArena(t, p.Socket)
@@ -317,9 +317,9 @@ func TestNothingOfAProgramIsOnRecord(t *testing.T) {
 	}
 }
 
-// TestADeviceCannotFillItsCallersMemory has a device send single bytes with great
+// callersMemory has a device send single bytes with great
 // headers to a reader that stands still.
-func TestADeviceCannotFillItsCallersMemory(t *testing.T) {
+func callersMemory(t *testing.T) {
 	a := newHostArena(t, "")
 	device := a.signIn(t, "", a.mint(t, deviceUser(dev), issuer.MintOptions{}), command.DeviceInboxPrefix(dev))
 	must(t, a.StopAgent(dev))

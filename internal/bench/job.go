@@ -4,25 +4,37 @@ import (
 	"context"
 	"fmt"
 	"os/exec"
+	"os/user"
+	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/harmony-fleet/fleet/client"
+	"github.com/harmony-fleet/fleet/internal/agent"
+	"github.com/harmony-fleet/fleet/internal/agent/workload"
 	"github.com/harmony-fleet/fleet/internal/broker"
 )
 
-// Exec is a program on every agent, as a job: a real one, on the host, with its
+// Job is a program on every agent, as a job: a real one, on the host, with its
 // session, journal, audit and stored result. Beside it the same number of
 // programs are started with nothing between, as many at a time.
-var Exec = Measurement{"exec", measureExec}
+var Job = Measurement{"job", measureJob}
 
-func measureExec(ctx context.Context, o Options, dir string) ([]Result, error) {
+func measureJob(ctx context.Context, o Options, dir string) ([]Result, error) {
 	srv, err := startBroker(ctx, dir+"/broker")
 	if err != nil {
 		return nil, err
 	}
 	defer srv.Close()
-	agents, err := startAgents(ctx, srv, o.Agents, true, dir+"/agents")
+	me, err := user.Current()
+	if err != nil {
+		return nil, err
+	}
+	cfg := connectTo(srv, true)
+	agents, err := startAgentsAs(ctx, o.Agents, func(i int, a *agent.Options) {
+		a.NATS, a.StateDir = cfg, filepath.Join(dir, "agents", deviceID(i))
+		a.Handlers, a.Policy = nil, workload.Policy{Host: true, HostUser: me.Username}
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -51,7 +63,7 @@ func measureExec(ctx context.Context, o Options, dir string) ([]Result, error) {
 		bare = append(bare, took)
 	}
 	return []Result{
-		Result{Name: "exec", What: fmt.Sprintf("a program (true) on %d agents in one process, %d at a time, median; bare: the programs alone", o.Agents, client.DefaultConcurrency),
+		Result{Name: "job", What: fmt.Sprintf("a program (true) on %d agents in one process, %d at a time, median; bare: the programs alone", o.Agents, client.DefaultConcurrency),
 			Unit: "ms", Value: millis(quantile(ours, 0.5))}.beside(millis(quantile(bare, 0.5))),
 	}, nil
 }
