@@ -16,13 +16,14 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
-	"k8s.io/apimachinery/pkg/watch"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/harmony-fleet/fleet/api/v1alpha1"
@@ -150,7 +151,7 @@ func BenchmarkFleet(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	var watches []watch.Interface
+	var written atomic.Int64
 	follow := func() {
 		for _, list := range []client.ObjectList{&v1alpha1.DeviceList{}, &v1alpha1.DeploymentList{}} {
 			if err := c.List(b.Context(), list, client.Limit(1)); err != nil {
@@ -160,26 +161,19 @@ func BenchmarkFleet(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			b.Cleanup(w.Stop)
-			watches = append(watches, w)
-		}
-	}
-	writes := func() (n int) {
-		for _, w := range watches {
-			for more := true; more; {
-				select {
-				case _, more = <-w.ResultChan():
-					if !more {
-						b.Fatal("a watch has ended")
-					}
-					n++
-				default:
-					more = false
+			var counting sync.WaitGroup
+			counting.Go(func() {
+				for range w.ResultChan() {
+					written.Add(1)
 				}
-			}
+			})
+			b.Cleanup(func() {
+				w.Stop()
+				counting.Wait()
+			})
 		}
-		return n
 	}
+	writes := func() int64 { return written.Swap(0) }
 	objects := func() int {
 		var list metav1.PartialObjectMetadataList
 		list.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("DeviceList"))
