@@ -109,23 +109,9 @@ func newInstallation(t *testing.T) *installation {
 	return i
 }
 
-// freeAddress is a cluster address that nothing has.
-func (i *installation) freeAddress() string {
-	i.t.Helper()
-	svc, err := i.kube.CoreV1().Services(i.namespace).Create(i.t.Context(), &corev1.Service{
-		ObjectMeta: metav1.ObjectMeta{Name: "placeholder"}, Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 1}}},
-	}, metav1.CreateOptions{})
-	must(i.t, err)
-	must(i.t, i.kube.CoreV1().Services(i.namespace).Delete(i.t.Context(), svc.Name, metav1.DeleteOptions{}))
-	return svc.Spec.ClusterIP
-}
-
-// values are for a cluster without DNS and without volumes: names stand in the Pods'
-// host files. Devices and the admin are ServiceAccounts.
-func (i *installation) values(address string) map[string]any {
-	i.t.Helper()
-	api, err := i.kube.CoreV1().Services(metav1.NamespaceDefault).Get(i.t.Context(), "kubernetes", metav1.GetOptions{})
-	must(i.t, err)
+// values are for a cluster without volumes. Devices and the admin are
+// ServiceAccounts.
+func (i *installation) values() map[string]any {
 	subject := func(name string) string { return "system:serviceaccount:" + i.namespace + ":" + name }
 	return map[string]any{
 		"images": map[string]any{
@@ -133,12 +119,8 @@ func (i *installation) values(address string) map[string]any {
 		},
 		"nats": map[string]any{
 			"storage": map[string]any{"enabled": false},
-			"service": map[string]any{"type": "NodePort", "clusterIP": address},
+			"service": map[string]any{"type": "NodePort"},
 			"hosts":   []any{i.cluster.NodeAddresses()[0]},
-		},
-		"hostAliases": []any{
-			map[string]any{"ip": address, "hostnames": []any{"fleet-nats." + i.namespace + ".svc"}},
-			map[string]any{"ip": api.Spec.ClusterIP, "hostnames": []any{"kubernetes.default.svc"}},
 		},
 		"callout": map[string]any{"kubernetesIssuer": map[string]any{
 			"devices": "*-" + i.namespace,
@@ -242,7 +224,7 @@ func TestTheInstalledChartIsAFleet(t *testing.T) {
 	i := newInstallation(t)
 	podman := podmantest.Start(t)
 	podman.Image(t, "localhost/hello:1")
-	i.install(i.values(i.freeAddress()))
+	i.install(i.values())
 
 	url, ca := i.broker()
 	id := "vm-" + i.namespace
