@@ -119,6 +119,9 @@ type dialer struct {
 	first atomic.Pointer[context.Context]
 	// began is when the attempt under way reached out to the server.
 	began atomic.Pointer[time.Time]
+	// last is the connection of the attempt before: the library leaves one open that
+	// was refused at a reconnect, until it is collected as garbage.
+	last atomic.Pointer[net.Conn]
 	// refusals in a row; the library's handlers run one after the other.
 	refusals int
 }
@@ -328,6 +331,7 @@ func pingedFirst(err error) bool { return strings.Contains(err.Error(), "expecte
 // connection is opened: the server gives a client that has connected 2 s to sign
 // in, less than an issuer may take.
 func (d *dialer) Dial(network, address string) (net.Conn, error) {
+	d.closeLast()
 	if err := d.fetch(); err != nil {
 		return nil, err
 	}
@@ -344,16 +348,30 @@ func (d *dialer) Dial(network, address string) (net.Conn, error) {
 			_ = conn.Close()
 		}
 	})
+	d.last.Store(&conn)
 	return conn, nil
+}
+
+// closeLast closes the connection of the attempt before: there is another attempt
+// because that one is of no use any more.
+func (d *dialer) closeLast() {
+	if last := d.last.Swap(nil); last != nil {
+		_ = (*last).Close() // as a rule it is closed
+	}
 }
 
 // InProcessConn is for nats.InProcessServer.
 func (d *dialer) InProcessConn() (net.Conn, error) {
+	d.closeLast()
 	if err := d.fetch(); err != nil {
 		return nil, err
 	}
 	d.beginAttempt()
-	return d.InProcess.InProcessConn()
+	conn, err := d.InProcess.InProcessConn()
+	if err == nil {
+		d.last.Store(&conn)
+	}
+	return conn, err
 }
 
 func (d *dialer) beginAttempt() {

@@ -3,10 +3,14 @@ package natsconn_test
 import (
 	"bufio"
 	"errors"
+	"io"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go"
 
 	"github.com/harmony-fleet/fleet/command"
 	"github.com/harmony-fleet/fleet/internal/credentials"
@@ -61,4 +65,60 @@ func serveLate(conn net.Conn, last string) {
 	}
 	<-time.After(2 * time.Second)
 	_, _ = conn.Write([]byte(last))
+}
+
+// TestRefusedConnectionsAreNotLeftOpen: a fleet that is kept out for a while must
+// not run out of file descriptors.
+func TestRefusedConnectionsAreNotLeftOpen(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served, closed := make(chan struct{}), make(chan struct{}, 64)
+	var conns sync.WaitGroup
+	go func() {
+		defer close(served)
+		defer conns.Wait()
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			conns.Go(func() {
+				defer conn.Close()
+				if _, err := conn.Write([]byte(`INFO {"server_id":"x","version":"2.15.2","headers":true,"max_payload":1048576,"auth_required":true}` + "\r\n")); err != nil {
+					return
+				}
+				in := bufio.NewReader(conn)
+				if _, err := in.ReadString('\n'); err != nil { // CONNECT
+					return
+				}
+				_, _ = conn.Write([]byte("-ERR 'Authorization Violation'\r\n"))
+				// A server would close it. This one waits for the client to.
+				_ = conn.SetReadDeadline(time.Now().Add(15 * time.Second))
+				if _, err := io.Copy(io.Discard, in); err == nil {
+					closed <- struct{}{}
+				}
+			})
+		}
+	}()
+	nc, err := natsconn.Connect(t.Context(), natsconn.Config{
+		URLs: []string{ln.Addr().String()}, Credentials: credentials.Static(credentials.Credential{Token: "x"}), Retry: true,
+		Options: []nats.Option{nats.ReconnectWait(time.Millisecond), nats.ReconnectJitter(0, 0)},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		nc.Close()
+		ln.Close()
+		<-served
+	}()
+	for i := range 5 {
+		select {
+		case <-closed:
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%d refused connections were closed by the client, and no more", i)
+		}
+	}
 }
