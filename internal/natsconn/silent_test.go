@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"testing"
@@ -70,6 +71,7 @@ func serveLate(conn net.Conn, last string) {
 // TestRefusedConnectionsAreNotLeftOpen: a fleet that is kept out for a while must
 // not run out of file descriptors.
 func TestRefusedConnectionsAreNotLeftOpen(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // a collection would close them too
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
