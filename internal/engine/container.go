@@ -90,6 +90,9 @@ const (
 	StateExited     State = "exited"
 	StateRemoving   State = "removing"
 	StateDead       State = "dead"
+	// StateStopping is Podman's own. A container stays so where Podman was killed amid
+	// a stop, with all that it has.
+	StateStopping State = "stopping"
 )
 
 // stateOf takes Podman's own names of what was never started.

@@ -10,9 +10,11 @@ import (
 	"time"
 
 	"github.com/harmony-fleet/fleet/command"
+	"github.com/harmony-fleet/fleet/internal/engine"
 	"github.com/harmony-fleet/fleet/internal/engine/enginefake"
 	"github.com/harmony-fleet/fleet/internal/podmantest"
 	"github.com/harmony-fleet/fleet/internal/reconcile"
+	"github.com/harmony-fleet/fleet/internal/testwait"
 )
 
 // TestPodmanKilledAmidAChange: Podman writes down what it does in several places,
@@ -59,6 +61,11 @@ func TestPodmanKilledAmidAChange(t *testing.T) {
 			run("init", id)
 			p.Rollback(t, func() { run("start", id) })
 		}},
+		// Its monitor has the port, which Podman does not know; so Podman cannot start it.
+		{"start, early", func(t *testing.T, device string) {
+			id := made(t, device, false)
+			p.Rollback(t, func() { run("init", id) })
+		}},
 		// There is no list at all any more, as long as it can contain the container.
 		{"removal", func(t *testing.T, device string) {
 			id := made(t, device, true)
@@ -68,20 +75,51 @@ func TestPodmanKilledAmidAChange(t *testing.T) {
 		}},
 	} {
 		t.Run(c.amid, func(t *testing.T) {
-			device := "amid-" + c.amid
+			device := "amid-" + strings.ReplaceAll(c.amid, ", ", "-")
 			c.leave(t, device)
 			r := start(t, device, e)
 			settle(r, e, device, 1, doc)
 			answers(t, p, 7500, "made")
 			r.stop()
 			clear(t, e, device)
+			if c.amid == "removal" {
+				run("container", "exists", "stranger")
+			}
 			out, err := p.Run("ps", "--all", "--external", "--noheading", "--filter", "name=fleet_")
 			if err != nil && c.amid != "removal" || strings.Contains(out, device) {
 				t.Errorf("left: %s, %v", out, err)
 			}
 		})
 	}
-	run("container", "exists", "stranger")
+}
+
+// TestPodmanKilledAmidAStop: the container has its port until it is removed, while
+// Podman says that it is being stopped, for ever.
+func TestPodmanKilledAmidAStop(t *testing.T) {
+	p := podmantest.Start(t)
+	p.Image(t, probe)
+	e := open(t, p)
+	r := start(t, "amid-stop", e)
+	r.Set(desired(t, 1, services{"one": {service("web", probe, withPort("7500:80"), withCommand("stubborn"), func(s *command.Service) { s.StopTimeoutS = 3 })}}))
+	id := r.phase(1, "one", command.PhaseRunning).Services["web"].ContainerID
+	r.stop()
+	ended := make(chan error, 1)
+	go func() { ended <- e.Stop(context.Background(), id) }()
+	testwait.For(t, patience, "it is being stopped", func() bool {
+		d, err := e.Inspect(t.Context(), id)
+		return err == nil && d.State == engine.StateStopping
+	})
+	p.Down()
+	if err := <-ended; !errors.Is(err, engine.ErrUnavailable) {
+		t.Fatalf("the stop was not interrupted: %v", err)
+	}
+	if err := p.Up(); err != nil {
+		t.Fatal(err)
+	}
+	doc := services{"one": {service("web", probe, withPort("7500:80"), withCommand("serve", "next"))}}
+	next := start(t, "amid-stop", e)
+	settle(next, e, "amid-stop", 2, doc)
+	answers(t, p, 7500, "next")
 }
 
 // TestPodmanTheNameIsSomebodyElses: what Podman does know is no leftover, however

@@ -85,8 +85,9 @@ type job struct {
 	refresh  bool // pull, and replace the container if the image is another one
 	start    bool // nothing is in the way
 	restart  bool // it ran before
-	amid     bool // a start has begun already
-	clear    bool // a leftover that has the container's name may be removed
+	fresh    bool // it never ran
+	amid     bool // but a start of it has begun
+	clear    bool // what may be a leftover has been in the way for long enough
 }
 
 // result is how a step ended.
@@ -152,22 +153,40 @@ func (r *Reconciler) work(ctx context.Context, s *step, res *result) error {
 	}
 	s.phase.set(command.PhaseStarting, "")
 	if err := r.opts.Engine.Start(ctx, id); err != nil {
-		if j.found && j.amid && ctx.Err() == nil {
-			// Podman was killed amid a start. The program may run already: Podman never gets
-			// to know that, and cannot start it any more.
-			return errors.Join(err, r.opts.Engine.Remove(ctx, id))
+		if !j.found || !j.fresh || ctx.Err() != nil {
+			return err
 		}
-		return err
+		return r.afterStart(ctx, j, err)
 	}
 	res.started = true
 	r.log.Info("container started", "service", j.key.String(), "id", id[:min(12, len(id))], "again", j.restart)
 	return pull
 }
 
-// leftover is the error of a create whose name is taken by what the engine does
-// not know: one amid which the engine was killed had given the name away already,
-// and is in no list. It is also what is seen of a create that goes on, such as one
-// whose answer nobody waited for.
+// afterStart does what it can for a container that never ran, and could not be
+// started because of err: Podman may have been killed amid a start.
+func (r *Reconciler) afterStart(ctx context.Context, j job, err error) error {
+	id := j.have.ID
+	switch {
+	case j.amid:
+		// The program may run already: Podman never gets to know that, and cannot start
+		// it any more.
+		return errors.Join(err, r.opts.Engine.Remove(ctx, id))
+	case !j.clear:
+		return leftover{err}
+	}
+	killed, fault := r.opts.Engine.KillMonitor(ctx, id)
+	if killed {
+		r.log.Warn("what an interrupted start left was ended", "container", j.have.Name)
+	}
+	return errors.Join(err, fault)
+}
+
+// leftover is an error that what an interrupted create or start left may have
+// caused. Of a create: the name is taken by what the engine does not know, since
+// one amid which it was killed had given the name away, and is in no list. Of a
+// start: the monitor has the port. It is also what is seen of one that goes on,
+// such as one whose answer nobody waited for.
 type leftover struct{ error }
 
 func (l leftover) Unwrap() error { return l.error }

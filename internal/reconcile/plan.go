@@ -90,10 +90,10 @@ func (r *Reconciler) wanted(g *goal, by map[key][]engine.Container) []wanted {
 	return all
 }
 
-// rank prefers the container that runs; 0 is one that cannot be used any more.
+// rank prefers the container that runs, and has its ports; 0 is one that cannot be used any more.
 func rank(c engine.Container) int {
 	switch c.State {
-	case engine.StateRunning, engine.StatePaused, engine.StateRestarting:
+	case engine.StateRunning, engine.StatePaused, engine.StateRestarting, engine.StateStopping:
 		return 2
 	case engine.StateRemoving, engine.StateDead:
 		return 0
@@ -212,6 +212,7 @@ func (r *Reconciler) advance(ctx context.Context, g *goal, w wanted, list []engi
 		return time.Time{} // looked at again when they are gone
 	}
 	r.converge(ctx, u, job{
+		fresh:  c.State == engine.StateCreated,
 		amid:   found && c.State == engine.StateCreated && r.details[c.ID].PID != 0,
 		clear:  !u.leftover.IsZero() && r.opts.Now().Sub(u.leftover) >= r.opts.LeftoverAge,
 		wanted: w, revision: g.Revision, have: c, found: found, refresh: refresh,

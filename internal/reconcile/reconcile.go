@@ -47,6 +47,7 @@ type Engine interface {
 	Pull(ctx context.Context, ref string, progress func(engine.Progress)) error
 	Watch(ctx context.Context, device string, changed func(id string)) error
 	CheckHealth(ctx context.Context, id string) error
+	KillMonitor(ctx context.Context, id string) (killed bool, err error)
 }
 
 // Options configure a reconciler. Device and Engine are needed; every other
@@ -77,9 +78,9 @@ type Options struct {
 	// forgotten; default 5 min.
 	BackoffReset time.Duration
 
-	// LeftoverAge is how long the name of a container has to be taken by what the
-	// engine does not know before that is removed: a create that still goes on in
-	// the engine, which nobody may disturb, must have ended by then. Default 10 s.
+	// LeftoverAge is how long what an interrupted create or start may have left has to
+	// be in the way before it is removed: one that still goes on in the engine, which
+	// nobody may disturb, must have ended by then. Default 10 s.
 	LeftoverAge time.Duration
 
 	// CheckHealth has the reconciler ask the engine for each health check when it is

@@ -30,7 +30,7 @@ type unit struct {
 	failures  int
 	nextTry   time.Time
 	lastError string
-	leftover  time.Time // since when the container's name is taken by what the engine does not know; zero: it is not
+	leftover  time.Time // since when something that may be one is in the way; zero: nothing is
 	restarts  int
 	ended     time.Time // the end of the container that was counted last
 }

@@ -229,6 +229,9 @@ func (m *Memory) Pull(_ context.Context, ref string, progress func(engine.Progre
 // CheckHealth is [engine.Engine.CheckHealth]; this engine does that itself.
 func (m *Memory) CheckHealth(context.Context, string) error { return errors.ErrUnsupported }
 
+// KillMonitor is [engine.Engine.KillMonitor]; this engine has none.
+func (m *Memory) KillMonitor(context.Context, string) (bool, error) { return false, nil }
+
 // Watch is [engine.Engine.Watch].
 func (m *Memory) Watch(ctx context.Context, _ string, changed func(string)) error {
 	events := make(chan string, 64)

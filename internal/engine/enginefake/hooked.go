@@ -10,7 +10,7 @@ import (
 
 // Call is one call of the engine.
 type Call struct {
-	Op     string // list, inspect, create, start, stop, remove, image, pull, check or watch
+	Op     string // list, inspect, create, start, stop, remove, image, pull, check, monitor or watch
 	Target string // a container's name at create, its id later, an image, or a device
 }
 
@@ -139,6 +139,15 @@ func (h *Hooked) Pull(ctx context.Context, ref string, progress func(engine.Prog
 // CheckHealth is [engine.Engine.CheckHealth].
 func (h *Hooked) CheckHealth(ctx context.Context, id string) error {
 	return h.do(ctx, "check", id, func() error { return h.Engine.CheckHealth(ctx, id) })
+}
+
+// KillMonitor is [engine.Engine.KillMonitor].
+func (h *Hooked) KillMonitor(ctx context.Context, id string) (killed bool, err error) {
+	err = h.do(ctx, "monitor", id, func() (err error) {
+		killed, err = h.Engine.KillMonitor(ctx, id)
+		return err
+	})
+	return killed, err
 }
 
 // Watch is [engine.Engine.Watch].
