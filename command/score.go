@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode"
 )
 
@@ -153,7 +154,7 @@ func (s Service) check() error {
 	if s.Workdir != "" && (!path.IsAbs(s.Workdir) || hasControl(s.Workdir)) {
 		return fmt.Errorf("workdir: %s is not an absolute path", quote(s.Workdir))
 	}
-	if s.User != "" && !userForm.MatchString(s.User) {
+	if s.User != "" && !userForm().MatchString(s.User) {
 		return fmt.Errorf(`user: %s is not a user; want for example "nobody", "1000" or "1000:1000"`, quote(s.User))
 	}
 	if err := s.checkPlaces(); err != nil {
@@ -265,7 +266,7 @@ func checkImage(image string) error {
 	if image == "" {
 		return errors.New("missing")
 	}
-	if len(image) > 512 || !imageForm.MatchString(image) {
+	if len(image) > 512 || !imageForm().MatchString(image) {
 		return fmt.Errorf(`%s is not the name of an image; want for example "docker.io/library/busybox:1"`, quote(image))
 	}
 	return nil
@@ -273,7 +274,9 @@ func checkImage(image string) error {
 
 // imageForm is the grammar of image names of github.com/distribution/reference,
 // which this package does not import to stay a leaf: [host[:port]/]path[:tag][@digest].
-var imageForm = func() *regexp.Regexp {
+// It and its like are compiled when they are first needed: in memory they are large,
+// and an agent without containers needs none of them.
+var imageForm = sync.OnceValue(func() *regexp.Regexp {
 	const (
 		label  = `[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?`
 		host   = `(?:` + label + `(?:\.` + label + `)*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?`
@@ -282,9 +285,11 @@ var imageForm = func() *regexp.Regexp {
 		digest = `[a-zA-Z][a-zA-Z0-9]*(?:[-_+.][a-zA-Z][a-zA-Z0-9]*)*:[0-9a-fA-F]{32,128}`
 	)
 	return regexp.MustCompile(`^(?:` + host + `/)?` + name + `(?:/` + name + `)*(?::` + tag + `)?(?:@` + digest + `)?$`)
-}()
+})
 
-var userForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,63})?$`)
+var userForm = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,63})?$`)
+})
 
 func hasControl(s string) bool { return strings.ContainsFunc(s, unicode.IsControl) }
 
@@ -407,7 +412,9 @@ type Volume struct {
 // Named tells whether Source is the name of a volume.
 func (v Volume) Named() bool { return !path.IsAbs(v.Source) }
 
-var volumeName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}$`)
+var volumeName = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}$`)
+})
 
 // ParseVolume reads "source:target[:ro|:rw]". A source that is not an absolute
 // path is the name of a volume, which belongs to the deployment: each device and
@@ -430,7 +437,7 @@ func ParseVolume(text string) (Volume, error) {
 	switch {
 	case hasControl(text):
 		return bad("it holds a control character")
-	case v.Named() && !volumeName.MatchString(v.Source):
+	case v.Named() && !volumeName().MatchString(v.Source):
 		return bad("the source is an absolute path or a name of a-z, A-Z, 0-9, '_', '.' and '-'")
 	case !v.Named() && path.Clean(v.Source) != v.Source:
 		return bad("the source has '.', '..', '//' or a '/' at its end")
