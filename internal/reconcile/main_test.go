@@ -19,7 +19,7 @@ import (
 	"github.com/harmony-fleet/fleet/internal/testwait"
 )
 
-const patience = 20 * time.Second
+const patience = 60 * time.Second
 
 func TestMain(m *testing.M) {
 	code := m.Run()
