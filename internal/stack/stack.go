@@ -200,13 +200,14 @@ func Start(ctx context.Context, opts Options) (_ *Stack, err error) {
 	if err := s.provision(ctx); err != nil {
 		return nil, err
 	}
+	// Before many agents sign in at once.
+	if s.operator, err = s.connect(ctx, access.Ops, "fleet-up"); err != nil {
+		return nil, err
+	}
 	for _, id := range s.DeviceIDs() {
 		if err := s.AddAgent(ctx, id, id); err != nil {
 			return nil, err
 		}
-	}
-	if s.operator, err = s.connect(ctx, access.Ops, "fleet-up"); err != nil {
-		return nil, err
 	}
 	if s.client, err = client.New(s.operator, client.Options{Logger: s.log}); err != nil {
 		return nil, err

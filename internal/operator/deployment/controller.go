@@ -46,8 +46,6 @@ type Options struct {
 	Passes int
 	// Logger gets what happens; nil discards.
 	Logger *slog.Logger
-	// SkipNameValidation allows several managers in one process, for tests.
-	SkipNameValidation bool
 }
 
 // Pauses between passes.
@@ -116,8 +114,8 @@ func Add(mgr manager.Manager, o Options) (*Controller, error) {
 		Watches(&v1alpha1.Deployment{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(acted)).
 		WatchesRawSource(source.Func(r.index.connect)).
 		WithOptions(controller.Options{
-			MaxConcurrentReconciles: o.Passes, SkipNameValidation: &o.SkipNameValidation,
-			RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[ctrl.Request](faultMin, faultMax),
+			MaxConcurrentReconciles: o.Passes,
+			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[ctrl.Request](faultMin, faultMax),
 		}).
 		Complete(r)
 }

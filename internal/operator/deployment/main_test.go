@@ -22,6 +22,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	ctrlconfig "sigs.k8s.io/controller-runtime/pkg/config"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/harmony-fleet/fleet/api/v1alpha1"
@@ -74,7 +75,8 @@ func (w *world) operatorAs(config *rest.Config, log *slog.Logger) {
 	m := mirror.New(w.broker.Data(w.t), mirror.Options{DisconnectGrace: 50 * time.Millisecond, AwayAfter: 300 * time.Millisecond, Logger: log})
 	mgr, err := ctrl.NewManager(config, ctrl.Options{
 		Scheme: kubetest.Scheme(), Metrics: metricsserver.Options{BindAddress: "0"}, HealthProbeBindAddress: "0",
-		Logger: logr.FromSlogHandler(log.Handler()),
+		Logger:     logr.FromSlogHandler(log.Handler()),
+		Controller: ctrlconfig.Controller{SkipNameValidation: ptr(true)}, // managers of tests share a process
 		Cache: cache.Options{ByObject: map[client.Object]cache.ByObject{
 			&v1alpha1.Device{}:     {Label: labels.SelectorFromSet(labels.Set{v1alpha1.NamespaceLabel: w.ns})},
 			&v1alpha1.Deployment{}: {Namespaces: map[string]cache.Config{w.ns: {}}},
@@ -86,7 +88,7 @@ func (w *world) operatorAs(config *rest.Config, log *slog.Logger) {
 	if err := mgr.Add(m); err != nil {
 		w.t.Fatal(err)
 	}
-	controller, err := Add(mgr, Options{Mirror: m, Namespaces: []string{w.ns}, StatusInterval: 100 * time.Millisecond, Logger: log, SkipNameValidation: true})
+	controller, err := Add(mgr, Options{Mirror: m, Namespaces: []string{w.ns}, StatusInterval: 100 * time.Millisecond, Logger: log})
 	if err != nil {
 		w.t.Fatal(err)
 	}
