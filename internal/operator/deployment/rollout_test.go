@@ -3,6 +3,7 @@ package deployment
 import (
 	"sync"
 	"testing"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -130,7 +131,8 @@ func TestAStoppedRolloutWritesToNobodyUntilItIsResumed(t *testing.T) {
 	w.fleet.Report(func(string, string, command.Score) command.DeploymentStatus {
 		return command.DeploymentStatus{Phase: command.PhaseFailed}
 	})
-	w.change("web", func(d *v1alpha1.Deployment) { d.Spec.Rollout.ResumedAt = ptr(metav1.Now()) })
+	resumed := metav1.Now().Rfc3339Copy()
+	w.change("web", func(d *v1alpha1.Deployment) { d.Spec.Rollout.ResumedAt = &resumed })
 	w.wait("tried anew", func() bool { _, _, now := w.document(ids[0]); return now > before })
 	w.phase("web", v1alpha1.RolloutStopped)
 	w.with("web", ids[0])
@@ -138,6 +140,8 @@ func TestAStoppedRolloutWritesToNobodyUntilItIsResumed(t *testing.T) {
 	w.fleet.Report(func(string, string, command.Score) command.DeploymentStatus {
 		return command.DeploymentStatus{Phase: command.PhaseRunning}
 	})
+	// The API has whole seconds: two resumptions within one would be the same.
+	w.wait("another second", func() bool { return time.Now().After(resumed.Add(time.Second)) })
 	w.change("web", func(d *v1alpha1.Deployment) { d.Spec.Rollout.ResumedAt = ptr(metav1.Now()) })
 	w.complete("web", 3)
 }
