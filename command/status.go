@@ -1,6 +1,10 @@
 package command
 
-import "time"
+import (
+	"maps"
+	"slices"
+	"time"
+)
 
 // Status is what a device says of itself; the last one per device is kept. It
 // is published when it changes and after each connect.
@@ -43,12 +47,29 @@ const (
 	PhaseRuntimeUnavailable Phase = "runtime_unavailable"
 )
 
+// AsDesired tells whether a deployment or service in that phase is as it was
+// desired: it runs, or has ended with code 0 where it is not to be started again.
+func (p Phase) AsDesired() bool { return p == PhaseRunning || p == PhaseExited }
+
 // DeploymentStatus is where one deployment stands on one device.
 type DeploymentStatus struct {
 	Phase    Phase                    `json:"phase"`
 	Revision uint64                   `json:"revision"` // desired-state revision that this speaks of
 	Error    *ErrorDetail             `json:"error,omitempty"`
 	Services map[string]ServiceStatus `json:"services,omitempty"`
+}
+
+// Fault is the first fault of the deployment or of one of its services; empty: none.
+func (d DeploymentStatus) Fault() string {
+	if d.Error != nil {
+		return d.Error.Message
+	}
+	for _, name := range slices.Sorted(maps.Keys(d.Services)) {
+		if s := d.Services[name]; s.LastError != "" && !s.Phase.AsDesired() {
+			return name + ": " + s.LastError
+		}
+	}
+	return ""
 }
 
 // ServiceStatus is where one container of a deployment stands.

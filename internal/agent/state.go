@@ -105,7 +105,7 @@ func (s *state) judgeLocked() {
 		not = append(not, fmt.Sprintf("revision %d is not taken up", s.revision))
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.deployments)) {
-		if phase := s.deployments[name].Phase; phase != command.PhaseRunning && phase != command.PhaseExited {
+		if phase := s.deployments[name].Phase; !phase.AsDesired() {
 			not = append(not, cut(name, 80)+" is "+string(phase))
 		}
 	}

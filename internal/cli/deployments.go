@@ -128,7 +128,7 @@ func (c *deploymentsCommand) one(devices []client.Device, name string) error {
 			continue
 		}
 		found = true
-		on := deploymentOn{Deployment: name, DeviceID: d.ID, Online: d.Online, Ready: d.Online && runs(s.Phase), Phase: s.Phase, Revision: s.Revision, Message: faultOf(s)}
+		on := deploymentOn{Deployment: name, DeviceID: d.ID, Online: d.Online, Ready: d.Online && s.Phase.AsDesired(), Phase: s.Phase, Revision: s.Revision, Message: s.Fault()}
 		if c.app.json() {
 			if err := c.app.writeJSON(on); err != nil {
 				return err
@@ -150,7 +150,7 @@ func (s *deploymentSum) add(online bool, d command.DeploymentStatus) {
 	s.Devices++
 	s.Phases[d.Phase]++
 	for n, when := range map[*int]bool{
-		&s.Ready: online && runs(d.Phase), &s.Offline: !online, &s.Rejected: d.Phase == command.PhaseRejected,
+		&s.Ready: online && d.Phase.AsDesired(), &s.Offline: !online, &s.Rejected: d.Phase == command.PhaseRejected,
 		&s.Failed: d.Phase == command.PhaseRejected || d.Phase == command.PhaseFailed,
 	} {
 		if when {
@@ -164,23 +164,6 @@ func deploymentsOf(d client.Device) map[string]command.DeploymentStatus {
 		return nil
 	}
 	return d.Status.Deployments
-}
-
-// runs tells whether a deployment in that phase is as it was desired: exited is the
-// end with code 0 of what is not to be started again.
-func runs(p command.Phase) bool { return p == command.PhaseRunning || p == command.PhaseExited }
-
-// faultOf is the first fault of a deployment or of one of its services.
-func faultOf(d command.DeploymentStatus) string {
-	if d.Error != nil {
-		return d.Error.Message
-	}
-	for _, name := range slices.Sorted(maps.Keys(d.Services)) {
-		if s := d.Services[name]; s.LastError != "" && !runs(s.Phase) {
-			return name + ": " + s.LastError
-		}
-	}
-	return ""
 }
 
 func phasesText(phases map[command.Phase]int) string {

@@ -89,7 +89,7 @@ func factOf(d mirror.Device, key types.NamespacedName, score command.Score) roll
 		return fact
 	}
 	if says, ok := d.Status.Deployments[key.Name]; ok {
-		fact.Phase, fact.Reported, fact.Message = says.Phase, says.Revision, mirror.Fault(says)
+		fact.Phase, fact.Reported, fact.Message = says.Phase, says.Revision, says.Fault()
 	}
 	return fact
 }

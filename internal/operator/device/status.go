@@ -66,10 +66,10 @@ func deployments(of map[string]command.DeploymentStatus) (summary string, all ma
 		if all == nil {
 			all = make(map[string]v1alpha1.DeviceDeployment, len(of))
 		}
-		if mirror.Runs(s.Phase) {
+		if s.Phase.AsDesired() {
 			running++
 		}
-		d := v1alpha1.DeviceDeployment{Phase: string(s.Phase), Revision: int64(s.Revision), Message: mirror.Fault(s)}
+		d := v1alpha1.DeviceDeployment{Phase: string(s.Phase), Revision: int64(s.Revision), Message: s.Fault()}
 		for service, v := range s.Services {
 			if d.Services == nil {
 				d.Services = make(map[string]string, len(s.Services))

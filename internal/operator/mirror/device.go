@@ -92,11 +92,11 @@ func (d Device) Ready() (ready bool, reason, message string) {
 	var first string
 	running := 0
 	for _, name := range slices.Sorted(maps.Keys(s.Deployments)) {
-		if Runs(s.Deployments[name].Phase) {
+		if s.Deployments[name].Phase.AsDesired() {
 			running++
 		} else if first == "" {
 			first = fmt.Sprintf("%s is %s", name, s.Deployments[name].Phase)
-			if text := Fault(s.Deployments[name]); text != "" {
+			if text := s.Deployments[name].Fault(); text != "" {
 				first += ": " + text
 			}
 		}
@@ -105,21 +105,4 @@ func (d Device) Ready() (ready bool, reason, message string) {
 		return false, v1alpha1.ReasonDeploymentsUnready, fmt.Sprintf("%d of %d deployments run; %s", running, len(s.Deployments), first)
 	}
 	return true, v1alpha1.ReasonAsDesired, fmt.Sprintf("%d of %d deployments run", running, len(s.Deployments))
-}
-
-// Runs tells whether a deployment in that phase is as it was desired: it runs, or
-// has ended well where it is not to be restarted.
-func Runs(p command.Phase) bool { return p == command.PhaseRunning || p == command.PhaseExited }
-
-// Fault is the first fault of a deployment or of one of its services; empty: none.
-func Fault(d command.DeploymentStatus) string {
-	if d.Error != nil {
-		return d.Error.Message
-	}
-	for _, name := range slices.Sorted(maps.Keys(d.Services)) {
-		if s := d.Services[name]; s.LastError != "" && !Runs(s.Phase) {
-			return name + ": " + s.LastError
-		}
-	}
-	return ""
 }

@@ -34,7 +34,7 @@ func FuzzReadStatus(f *testing.F) {
 			t.Fatalf("%+v", s)
 		}
 		for name, d := range s.Deployments {
-			if command.CheckDeploymentName(name) != nil || len(d.Phase) > maxWord || len(Fault(d)) > maxMessage+command.MaxDeviceID+2 || !utf8.ValidString(Fault(d)) {
+			if command.CheckDeploymentName(name) != nil || len(d.Phase) > maxWord || len(d.Fault()) > maxMessage+command.MaxDeviceID+2 || !utf8.ValidString(d.Fault()) {
 				t.Fatalf("%q: %+v", name, d)
 			}
 		}

@@ -43,16 +43,12 @@ func Plan(in Input) Output {
 }
 
 // Running tells whether the device says that the current revision runs.
-func (d *Device) Running() bool { return d.Updated && d.Current && runs(d.Phase) }
-
-// runs tells whether a deployment in that phase is as desired: exited is the end with
-// code 0 of what is not to be started again.
-func runs(p command.Phase) bool { return p == command.PhaseRunning || p == command.PhaseExited }
+func (d *Device) Running() bool { return d.Updated && d.Current && d.Phase.AsDesired() }
 
 // unavailable tells whether the device is online and lacks what it was told to run,
 // of whatever revision.
 func (d *Device) unavailable() bool {
-	return d.Online && d.Has && !(runs(d.Phase) && (d.Current || !d.Updated))
+	return d.Online && d.Has && !(d.Phase.AsDesired() && (d.Current || !d.Updated))
 }
 
 // waits tells whether the device is to be taken.
