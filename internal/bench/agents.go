@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"fmt"
+	"os/user"
 	"path/filepath"
 	"sync"
 	"time"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/harmony-fleet/fleet/command"
 	"github.com/harmony-fleet/fleet/internal/agent"
+	"github.com/harmony-fleet/fleet/internal/agent/workload"
 	"github.com/harmony-fleet/fleet/internal/broker"
 	"github.com/harmony-fleet/fleet/internal/credentials"
 	"github.com/harmony-fleet/fleet/internal/natsconn"
@@ -56,6 +58,20 @@ func startAgentsWith(ctx context.Context, n int, connect func(i int) natsconn.Co
 		if stateDir != "" {
 			o.StateDir = filepath.Join(stateDir, deviceID(i))
 		}
+	})
+}
+
+// startHosts is startAgents with agents that run real programs, on this machine as
+// this user.
+func startHosts(ctx context.Context, srv *broker.Server, n int, inProcess bool, stateDir string) (*swarm, error) {
+	me, err := user.Current()
+	if err != nil {
+		return nil, err
+	}
+	cfg := connectTo(srv, inProcess)
+	return startAgentsAs(ctx, n, func(i int, o *agent.Options) {
+		o.NATS, o.StateDir, o.Handlers = cfg, filepath.Join(stateDir, deviceID(i)), nil
+		o.Policy = workload.Policy{Host: true, HostUser: me.Username}
 	})
 }
 

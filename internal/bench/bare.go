@@ -7,6 +7,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/harmony-fleet/fleet/client"
 	"github.com/harmony-fleet/fleet/command"
 	"github.com/harmony-fleet/fleet/internal/broker"
 )
@@ -21,7 +22,7 @@ func startBroker(ctx context.Context, dir string) (*broker.Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	nc, err := dial(srv, broker.UserData, passwords.Data, command.InboxPrefix(command.UID(broker.UserData)))
+	nc, err := dialData(srv)
 	if err != nil {
 		srv.Close()
 		return nil, err
@@ -43,16 +44,51 @@ func dialOps(srv *broker.Server, extra ...nats.Option) (*nats.Conn, error) {
 	return dial(srv, broker.UserOps, passwords.Ops, command.InboxPrefix(command.UID(broker.UserOps)), extra...)
 }
 
+// dialData connects to where the streams are.
+func dialData(srv *broker.Server) (*nats.Conn, error) {
+	return dial(srv, broker.UserData, passwords.Data, command.InboxPrefix(command.UID(broker.UserData)))
+}
+
+// caller is a client in the operators' account, and its connection, on which bare
+// requests go out too.
+type caller struct {
+	*client.Client
+	nc *nats.Conn
+}
+
+// patient is the timeout of a caller whom nobody is to be too late for: what is
+// measured is how late they are.
+const patient = 30 * time.Second
+
+// newCaller connects one; with timeout 0 it has the client's own.
+func newCaller(srv *broker.Server, timeout time.Duration) (*caller, error) {
+	nc, err := dialOps(srv)
+	if err != nil {
+		return nil, err
+	}
+	c, err := client.New(nc, client.Options{Timeout: timeout})
+	if err != nil {
+		nc.Close()
+		return nil, err
+	}
+	return &caller{Client: c, nc: nc}, nil
+}
+
+func (c *caller) close() {
+	_ = c.Close()
+	c.nc.Close()
+}
+
 // barePayload has the size of a ping reply.
 var barePayload = []byte(`{"device_id":"vm-device-00","agent_version":"0.1.0","uptime_s":12,"boot_id":"2b1f7a0e-66c5-4d2c-8d3e-0d6a5b7a9c10","instance":"k3vq7m2rj5xd","protocol":1,"runtime":"disabled","time":"2026-01-02T15:04:05.000000000Z","memory_rss_bytes":12345678}`)
 
-// bareResponder answers each ping of the device with a fixed payload.
-func bareResponder(srv *broker.Server, device string, extra ...nats.Option) (*nats.Conn, error) {
+// bareResponder answers each command of the device with payload.
+func bareResponder(srv *broker.Server, device string, payload []byte, extra ...nats.Option) (*nats.Conn, error) {
 	nc, err := dial(srv, broker.UserDevice, passwords.Device, command.DeviceInboxPrefix(device), extra...)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := nc.Subscribe(command.Subscription(device), func(m *nats.Msg) { _ = m.Respond(barePayload) }); err != nil {
+	if _, err := nc.Subscribe(command.Subscription(device), func(m *nats.Msg) { _ = m.Respond(payload) }); err != nil {
 		nc.Close()
 		return nil, err
 	}
@@ -61,6 +97,20 @@ func bareResponder(srv *broker.Server, device string, extra ...nats.Option) (*na
 		return nil, err
 	}
 	return nc, nil
+}
+
+// bareResponders are n of them on connections without file descriptors. They are
+// given with an error too, for whoever closes them.
+func bareResponders(srv *broker.Server, n int) (conns []*nats.Conn, ids []string, err error) {
+	for i := range n {
+		id := fmt.Sprintf("bare-%05d", i)
+		nc, err := bareResponder(srv, id, barePayload, nats.InProcessServer(srv))
+		if err != nil {
+			return conns, ids, err
+		}
+		conns, ids = append(conns, nc), append(ids, id)
+	}
+	return conns, ids, nil
 }
 
 // barePing is one plain request.

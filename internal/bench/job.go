@@ -4,15 +4,10 @@ import (
 	"context"
 	"fmt"
 	"os/exec"
-	"os/user"
-	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/harmony-fleet/fleet/client"
-	"github.com/harmony-fleet/fleet/internal/agent"
-	"github.com/harmony-fleet/fleet/internal/agent/workload"
-	"github.com/harmony-fleet/fleet/internal/broker"
 )
 
 // Job is a program on every agent, as a job: a real one, on the host, with its
@@ -26,25 +21,17 @@ func measureJob(ctx context.Context, o Options, dir string) ([]Result, error) {
 		return nil, err
 	}
 	defer srv.Close()
-	me, err := user.Current()
-	if err != nil {
-		return nil, err
-	}
-	cfg := connectTo(srv, true)
-	agents, err := startAgentsAs(ctx, o.Agents, func(i int, a *agent.Options) {
-		a.NATS, a.StateDir = cfg, filepath.Join(dir, "agents", deviceID(i))
-		a.Handlers, a.Policy = nil, workload.Policy{Host: true, HostUser: me.Username}
-	})
+	agents, err := startHosts(ctx, srv, o.Agents, true, dir+"/agents")
 	if err != nil {
 		return nil, err
 	}
 	defer agents.close()
-	c, done, err := opsClient(srv)
+	c, err := newCaller(srv, patient)
 	if err != nil {
 		return nil, err
 	}
-	defer done()
-	if err := awaitStatuses(ctx, c, o.Agents); err != nil {
+	defer c.close()
+	if err := awaitStatuses(ctx, c.Client, o.Agents); err != nil {
 		return nil, err
 	}
 	var ours, bare []time.Duration
@@ -90,23 +77,6 @@ func barePrograms(ctx context.Context, n, window int) (time.Duration, error) {
 	default:
 		return time.Since(start), nil
 	}
-}
-
-// opsClient is a client in the operators' account.
-func opsClient(srv *broker.Server) (*client.Client, func(), error) {
-	nc, err := dialOps(srv)
-	if err != nil {
-		return nil, nil, err
-	}
-	c, err := client.New(nc, client.Options{Timeout: 30 * time.Second})
-	if err != nil {
-		nc.Close()
-		return nil, nil, err
-	}
-	return c, func() {
-		_ = c.Close()
-		nc.Close()
-	}, nil
 }
 
 // awaitStatuses waits until the status of every agent is stored.

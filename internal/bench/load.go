@@ -3,7 +3,6 @@ package bench
 import (
 	"context"
 	"fmt"
-	"os/user"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,7 +12,6 @@ import (
 	"github.com/harmony-fleet/fleet/client"
 	"github.com/harmony-fleet/fleet/command"
 	"github.com/harmony-fleet/fleet/internal/agent"
-	"github.com/harmony-fleet/fleet/internal/agent/workload"
 	"github.com/harmony-fleet/fleet/internal/broker"
 )
 
@@ -52,21 +50,17 @@ func measureExec(ctx context.Context, o Options, dir string) ([]Result, error) {
 		return nil, err
 	}
 	defer agents.close()
-	bare, err := bareExecResponder(srv)
+	reply := make([]byte, execOutput*4/3+64) // base64 and the object around it
+	bare, err := bareResponder(srv, bareDevice, reply, nats.InProcessServer(srv))
 	if err != nil {
 		return nil, err
 	}
 	defer bare.Close()
-	nc, err := dialOps(srv)
+	c, err := newCaller(srv, patient)
 	if err != nil {
 		return nil, err
 	}
-	defer nc.Close()
-	c, err := client.New(nc, client.Options{Timeout: 30 * time.Second})
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = c.Close() }()
+	defer c.close()
 	total := min(o.Execs, n*execEach)
 	ours, err := atOnce(ctx, total, func(i int) error {
 		_, err := c.Output(ctx, agents.ids[i%n], client.ExecOptions{Host: true, Argv: []string{"true"}})
@@ -76,7 +70,7 @@ func measureExec(ctx context.Context, o Options, dir string) ([]Result, error) {
 		return nil, err
 	}
 	plain, err := atOnce(ctx, total, func(int) error {
-		_, err := nc.Request(command.Subject(bareDevice, command.VerbExec), []byte(`{"host":true,"argv":["true"]}`), 30*time.Second)
+		_, err := c.nc.Request(command.Subject(bareDevice, command.VerbExec), []byte(`{"host":true,"argv":["true"]}`), 30*time.Second)
 		return err
 	})
 	if err != nil {
@@ -89,19 +83,6 @@ func measureExec(ctx context.Context, o Options, dir string) ([]Result, error) {
 }
 
 const bareDevice = "bare"
-
-func bareExecResponder(srv *broker.Server) (*nats.Conn, error) {
-	nc, err := dial(srv, broker.UserDevice, passwords.Device, command.DeviceInboxPrefix(bareDevice), nats.InProcessServer(srv))
-	if err != nil {
-		return nil, err
-	}
-	reply := make([]byte, execOutput*4/3+64) // base64 and the object around it
-	if _, err := nc.Subscribe(command.Subscription(bareDevice), func(m *nats.Msg) { _ = m.Respond(reply) }); err != nil {
-		nc.Close()
-		return nil, err
-	}
-	return nc, nc.FlushTimeout(5 * time.Second)
-}
 
 // atOnce does n things, execCallers at once, and gives the rate per second.
 func atOnce(ctx context.Context, n int, do func(i int) error) (float64, error) {
@@ -140,28 +121,16 @@ func measureStream(ctx context.Context, o Options, dir string) ([]Result, error)
 		return nil, err
 	}
 	defer srv.Close()
-	me, err := user.Current()
-	if err != nil {
-		return nil, err
-	}
-	agents, err := startAgentsAs(ctx, 1, func(_ int, a *agent.Options) {
-		a.NATS, a.StateDir, a.Handlers = connectTo(srv, false), dir+"/agent", nil
-		a.Policy = workload.Policy{Host: true, HostUser: me.Username}
-	})
+	agents, err := startHosts(ctx, srv, 1, false, dir+"/agents")
 	if err != nil {
 		return nil, err
 	}
 	defer agents.close()
-	nc, err := dialOps(srv)
+	c, err := newCaller(srv, patient)
 	if err != nil {
 		return nil, err
 	}
-	defer nc.Close()
-	c, err := client.New(nc, client.Options{Timeout: 30 * time.Second})
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = c.Close() }()
+	defer c.close()
 	bytes := int64(o.StreamMiB) << 20
 	start := time.Now()
 	r, err := c.Exec(ctx, agents.ids[0], client.ExecOptions{Host: true, Argv: []string{"head", "-c", fmt.Sprint(bytes), "/dev/zero"}, Window: command.DefaultLogsWindow})
@@ -172,7 +141,7 @@ func measureStream(ctx context.Context, o Options, dir string) ([]Result, error)
 	if r.Bytes.Stdout != bytes {
 		return nil, fmt.Errorf("%d bytes of output, want %d", r.Bytes.Stdout, bytes)
 	}
-	plain, err := bareStream(srv, nc, bytes)
+	plain, err := bareStream(srv, c.nc, bytes)
 	if err != nil {
 		return nil, err
 	}

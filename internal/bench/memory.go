@@ -25,15 +25,13 @@ func measureMemory(ctx context.Context, o Options, dir string) ([]Result, error)
 	}
 	defer srv.Close()
 	before := inUse()
-	var conns []*nats.Conn
+	conns, ids, err := bareResponders(srv, o.Agents)
 	defer func() { closeAll(conns) }()
-	for i := range o.Agents {
-		id := fmt.Sprintf("bare-%05d", i)
-		nc, err := bareResponder(srv, id, nats.InProcessServer(srv))
-		if err != nil {
-			return nil, err
-		}
-		conns = append(conns, nc)
+	if err != nil {
+		return nil, err
+	}
+	for i, nc := range conns {
+		id := ids[i]
 		for _, subject := range []string{command.SeenSubject(id), command.DesiredStateSubject(id)} {
 			if _, err := nc.Subscribe(subject, func(*nats.Msg) {}); err != nil {
 				return nil, err
@@ -92,17 +90,12 @@ func measureGrowth(ctx context.Context, o Options, dir string) ([]Result, error)
 		return nil, err
 	}
 	defer agents.close()
-	nc, err := dialOps(srv)
+	c, err := newCaller(srv, patient)
 	if err != nil {
 		return nil, err
 	}
-	defer nc.Close()
-	c, err := client.New(nc, client.Options{Timeout: 30 * time.Second})
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = c.Close() }()
-	data, err := dial(srv, "data", passwords.Data, command.InboxPrefix(command.UID("data")))
+	defer c.close()
+	data, err := dialData(srv)
 	if err != nil {
 		return nil, err
 	}

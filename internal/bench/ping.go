@@ -10,9 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/harmony-fleet/fleet/client"
-	"github.com/harmony-fleet/fleet/command"
 	"github.com/harmony-fleet/fleet/internal/access"
-	"github.com/harmony-fleet/fleet/internal/broker"
 )
 
 // Ping is the latency of one ping after the other, over TCP on loopback, against
@@ -30,21 +28,16 @@ func measurePing(ctx context.Context, o Options, dir string) ([]Result, error) {
 		return nil, err
 	}
 	defer agents.close()
-	responder, err := bareResponder(srv, "bare")
+	responder, err := bareResponder(srv, "bare", barePayload)
 	if err != nil {
 		return nil, err
 	}
 	defer responder.Close()
-	nc, err := dialOps(srv)
+	c, err := newCaller(srv, 0)
 	if err != nil {
 		return nil, err
 	}
-	defer nc.Close()
-	c, err := client.New(nc, client.Options{})
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = c.Close() }()
+	defer c.close()
 
 	// The two take turns, so that noise of the machine falls on both.
 	const block = 250
@@ -60,7 +53,7 @@ func measurePing(ctx context.Context, o Options, dir string) ([]Result, error) {
 			}
 		}
 		for range block {
-			d, err := barePing(nc, "bare")
+			d, err := barePing(c.nc, "bare")
 			if err != nil {
 				return nil, err
 			}
@@ -85,34 +78,23 @@ func measureScatter(ctx context.Context, o Options, dir string) ([]Result, error
 		return nil, err
 	}
 	defer srv.Close()
-	var responders []*nats.Conn
-	defer func() { closeAll(responders) }()
-	var bareIDs []string
-	for i := range o.Agents {
-		id := fmt.Sprintf("bare-%05d", i)
-		nc, err := bareResponder(srv, id, nats.InProcessServer(srv))
-		if err != nil {
-			return nil, err
-		}
-		responders, bareIDs = append(responders, nc), append(bareIDs, id)
+	responders, bareIDs, err := bareResponders(srv, o.Agents)
+	defer closeAll(responders)
+	if err != nil {
+		return nil, err
 	}
 	agents, err := startAgents(ctx, srv, o.Agents, true, dir+"/agents")
 	if err != nil {
 		return nil, err
 	}
 	defer agents.close()
-	nc, err := dialOps(srv)
+	c, err := newCaller(srv, patient)
 	if err != nil {
 		return nil, err
 	}
-	defer nc.Close()
-	c, err := client.New(nc, client.Options{Timeout: 30 * time.Second})
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = c.Close() }()
+	defer c.close()
 
-	data, err := dial(srv, broker.UserData, passwords.Data, command.InboxPrefix(command.UID(broker.UserData)))
+	data, err := dialData(srv)
 	if err != nil {
 		return nil, err
 	}
@@ -139,7 +121,7 @@ func measureScatter(ctx context.Context, o Options, dir string) ([]Result, error
 			return nil, err
 		}
 		cpu2 := processorTime()
-		took2, err := bareScatter(ctx, nc, bareIDs)
+		took2, err := bareScatter(ctx, c.nc, bareIDs)
 		if err != nil {
 			return nil, err
 		}
@@ -204,16 +186,11 @@ func measureOffline(ctx context.Context, o Options, dir string) ([]Result, error
 		return nil, err
 	}
 	defer srv.Close()
-	nc, err := dialOps(srv)
+	c, err := newCaller(srv, 0)
 	if err != nil {
 		return nil, err
 	}
-	defer nc.Close()
-	c, err := client.New(nc, client.Options{})
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = c.Close() }()
+	defer c.close()
 	var ours, bare []time.Duration
 	for i := range max(o.Pings/10, 10) {
 		start := time.Now()
@@ -222,7 +199,7 @@ func measureOffline(ctx context.Context, o Options, dir string) ([]Result, error
 		}
 		took := time.Since(start)
 		start = time.Now()
-		if _, err := nc.Request("device-commands.nobody.ping", nil, 5*time.Second); err == nil {
+		if _, err := c.nc.Request("device-commands.nobody.ping", nil, 5*time.Second); err == nil {
 			return nil, fmt.Errorf("a device that does not exist answered")
 		}
 		took2 := time.Since(start)
