@@ -11,15 +11,11 @@ package main
 
 import (
 	"context"
-	"errors"
-	"flag"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/harmony-fleet/fleet/internal/agent"
+	"github.com/harmony-fleet/fleet/internal/program"
 	"github.com/harmony-fleet/fleet/internal/tomlconfig"
 	"github.com/harmony-fleet/fleet/internal/version"
 )
@@ -34,40 +30,14 @@ The agent of a Harmony Fleet device.
   --help          print this and exit
 `
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second signal ends the program at once
-	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	stop()
-	os.Exit(code)
-}
+func main() { program.Main(run) }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	flags := flag.NewFlagSet("fleet-agent", flag.ContinueOnError)
-	flags.SetOutput(io.Discard)
-	file := flags.String("config", "", "")
-	check := flags.Bool("check", false, "")
-	showVersion := flags.Bool("version", false, "")
-	wrong := func(format string, args ...any) int {
-		fmt.Fprintf(stderr, "fleet-agent: %s\n\n%s", fmt.Sprintf(format, args...), usage)
-		return 2
+	line, code, done := program.Service{Name: "fleet-agent", Usage: usage, Checks: true}.Parse(args, stdout, stderr)
+	if done {
+		return code
 	}
-	err := flags.Parse(args)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		fmt.Fprint(stdout, usage)
-		return 0
-	case err != nil:
-		return wrong("%v", err)
-	case *showVersion:
-		fmt.Fprintln(stdout, "fleet-agent", version.String())
-		return 0
-	case flags.NArg() > 0:
-		return wrong("unexpected argument %q", flags.Arg(0))
-	case *file == "":
-		return wrong("--config is needed")
-	}
-	cfg, err := agent.LoadConfig(*file)
+	cfg, err := agent.LoadConfig(line.Config)
 	if err != nil {
 		fmt.Fprintln(stderr, "fleet-agent:", err)
 		return 2
@@ -84,8 +54,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "fleet-agent:", err)
 		return 2
 	}
-	if *check {
-		fmt.Fprintf(stdout, "%s is valid\n", *file)
+	if line.Check {
+		fmt.Fprintf(stdout, "%s is valid\n", line.Config)
 		return 0
 	}
 	if err := a.Run(ctx); err != nil {

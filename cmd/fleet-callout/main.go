@@ -13,21 +13,13 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/harmony-fleet/fleet/internal/callout"
+	"github.com/harmony-fleet/fleet/internal/program"
 	"github.com/harmony-fleet/fleet/internal/version"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second signal ends the program at once
-	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	stop()
-	os.Exit(code)
-}
+func main() { program.Main(run) }
 
 const usage = `fleet-callout --config FILE [--check]   serve, or only check the configuration
 fleet-callout keygen --dir DIR          make issuer.seed and xkey.seed, print their public keys

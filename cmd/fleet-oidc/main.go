@@ -11,8 +11,6 @@ package main
 
 import (
 	"context"
-	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -21,7 +19,7 @@ import (
 	"syscall"
 
 	"github.com/harmony-fleet/fleet/internal/issuer"
-	"github.com/harmony-fleet/fleet/internal/version"
+	"github.com/harmony-fleet/fleet/internal/program"
 )
 
 const usage = `Usage: fleet-oidc --config FILE
@@ -36,38 +34,14 @@ a fixture for tests and demos, not for production.
 SIGHUP rotates the signing key.
 `
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second signal ends the program at once
-	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	stop()
-	os.Exit(code)
-}
+func main() { program.Main(run) }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	flags := flag.NewFlagSet("fleet-oidc", flag.ContinueOnError)
-	flags.SetOutput(io.Discard)
-	config := flags.String("config", "", "")
-	showVersion := flags.Bool("version", false, "")
-	err := flags.Parse(args)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		fmt.Fprint(stdout, usage)
-		return 0
-	case err != nil:
-		fmt.Fprintf(stderr, "fleet-oidc: %v\n\n%s", err, usage)
-		return 2
-	case *showVersion:
-		fmt.Fprintln(stdout, "fleet-oidc", version.String())
-		return 0
-	case flags.NArg() > 0:
-		fmt.Fprintf(stderr, "fleet-oidc: unexpected argument %q\n\n%s", flags.Arg(0), usage)
-		return 2
-	case *config == "":
-		fmt.Fprintf(stderr, "fleet-oidc: --config is needed\n\n%s", usage)
-		return 2
+	line, code, done := program.Service{Name: "fleet-oidc", Usage: usage}.Parse(args, stdout, stderr)
+	if done {
+		return code
 	}
-	cfg, err := issuer.LoadConfig(*config)
+	cfg, err := issuer.LoadConfig(line.Config)
 	if err != nil {
 		fmt.Fprintf(stderr, "fleet-oidc: %v\n", err)
 		return 2
