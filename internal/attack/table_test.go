@@ -1,10 +1,10 @@
 package attack
 
 import (
-	"bytes"
 	"fmt"
-	"os"
 	"testing"
+
+	"github.com/harmony-fleet/fleet/internal/doctable"
 )
 
 func TestNoAttackSucceeds(t *testing.T) {
@@ -52,30 +52,12 @@ func (a *arena) try(t *testing.T, row attack) (problems []string) {
 
 // The attack table of docs/security.md is made from the rows above.
 func TestDocsCarryTheTable(t *testing.T) {
-	const path, begin, end = "../../docs/security.md", "<!-- attacks: begin -->\n", "<!-- attacks: end -->"
-	var table bytes.Buffer
-	table.WriteString("\n| who | tries | expected refusal |\n| --- | --- | --- |\n")
+	table := doctable.Table{
+		File: "../../docs/security.md", Name: "attacks", Head: []string{"who", "tries", "expected refusal"},
+		Again: "go test ./internal/attack -update",
+	}
 	for _, row := range append(deviceAttacks, peopleAttacks...) {
-		fmt.Fprintf(&table, "| %s | %s | %s |\n", row.by, row.what, row.holds)
+		table.Rows = append(table.Rows, []string{row.by, row.what, row.holds})
 	}
-	table.WriteString("\n")
-	doc, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	head, rest, ok := bytes.Cut(doc, []byte(begin))
-	_, tail, ok2 := bytes.Cut(rest, []byte(end))
-	if !ok || !ok2 {
-		t.Fatalf("%s has no %q … %q", path, begin, end)
-	}
-	want := bytes.Join([][]byte{head, []byte(begin), table.Bytes(), []byte(end), tail}, nil)
-	if bytes.Equal(doc, want) {
-		return
-	}
-	if !*update {
-		t.Fatalf("the attack table in %s is not the tests'; run go test ./internal/attack -update and read the change", path)
-	}
-	if err := os.WriteFile(path, want, 0o644); err != nil {
-		t.Fatal(err)
-	}
+	doctable.Check(t, table, *update)
 }

@@ -1,7 +1,6 @@
 package chaos
 
 import (
-	"bytes"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -12,6 +11,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/harmony-fleet/fleet/internal/doctable"
 )
 
 // scenario is one row of the table.
@@ -150,30 +151,12 @@ var update = flag.Bool("update", false, "write the table of scenarios into docs/
 
 // The table of docs/faults.md is made from the rows above.
 func TestDocsCarryTheTable(t *testing.T) {
-	const path, begin, end = "../../docs/faults.md", "<!-- faults: begin -->\n", "<!-- faults: end -->"
-	var table bytes.Buffer
-	table.WriteString("\n| scenario | what breaks | what holds |\n| --- | --- | --- |\n")
+	table := doctable.Table{
+		File: "../../docs/faults.md", Name: "faults", Head: []string{"scenario", "what breaks", "what holds"},
+		Again: "go test ./internal/chaos -update",
+	}
 	for _, s := range scenarios {
-		fmt.Fprintf(&table, "| %s | %s | %s |\n", s.name, s.breaks, s.holds)
+		table.Rows = append(table.Rows, []string{s.name, s.breaks, s.holds})
 	}
-	table.WriteString("\n")
-	doc, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	head, rest, ok := bytes.Cut(doc, []byte(begin))
-	_, tail, ok2 := bytes.Cut(rest, []byte(end))
-	if !ok || !ok2 {
-		t.Fatalf("%s has no %q … %q", path, begin, end)
-	}
-	want := bytes.Join([][]byte{head, []byte(begin), table.Bytes(), []byte(end), tail}, nil)
-	if bytes.Equal(doc, want) {
-		return
-	}
-	if !*update {
-		t.Fatalf("the table of scenarios in %s is not the tests'; run go test ./internal/chaos -update and read the change", path)
-	}
-	if err := os.WriteFile(path, want, 0o644); err != nil {
-		t.Fatal(err)
-	}
+	doctable.Check(t, table, *update)
 }

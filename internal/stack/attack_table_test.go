@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"flag"
-	"fmt"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +13,7 @@ import (
 	"github.com/harmony-fleet/fleet/client"
 	"github.com/harmony-fleet/fleet/command"
 	"github.com/harmony-fleet/fleet/internal/access"
+	"github.com/harmony-fleet/fleet/internal/doctable"
 	"github.com/harmony-fleet/fleet/internal/issuer"
 	"github.com/harmony-fleet/fleet/internal/testwait"
 )
@@ -81,28 +80,14 @@ var update = flag.Bool("update", false, "write the table of attacks into docs/se
 
 // The table of docs/security.md is made from the rows above.
 func TestDocsCarryTheTable(t *testing.T) {
-	const path, begin, end = "../../docs/security.md", "<!-- whole: begin -->\n", "<!-- whole: end -->"
-	var table bytes.Buffer
-	table.WriteString("\n| who | tries | expected refusal | evidence |\n| --- | --- | --- | --- |\n")
+	table := doctable.Table{
+		File: "../../docs/security.md", Name: "whole", Head: []string{"who", "tries", "expected refusal", "evidence"},
+		Again: "go test ./internal/stack -run Docs -update",
+	}
 	for _, row := range attacks {
-		fmt.Fprintf(&table, "| %s | %s | %s | %s |\n", row.by, row.what, row.refusal, row.seen)
+		table.Rows = append(table.Rows, []string{row.by, row.what, row.refusal, row.seen})
 	}
-	table.WriteString("\n")
-	doc, err := os.ReadFile(path)
-	must(t, err)
-	head, rest, ok := bytes.Cut(doc, []byte(begin))
-	_, tail, ok2 := bytes.Cut(rest, []byte(end))
-	if !ok || !ok2 {
-		t.Fatalf("%s has no %q … %q", path, begin, end)
-	}
-	want := bytes.Join([][]byte{head, []byte(begin), table.Bytes(), []byte(end), tail}, nil)
-	if bytes.Equal(doc, want) {
-		return
-	}
-	if !*update {
-		t.Fatalf("the table of attacks in %s is not the tests'; run go test ./internal/stack -run Docs -update and read the change", path)
-	}
-	must(t, os.WriteFile(path, want, 0o644))
+	doctable.Check(t, table, *update)
 }
 
 // tokenFlood signs in with garbage as fast as it can, while honest people do.
