@@ -11,15 +11,11 @@ package brokersetup
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
 	"net"
 	"path"
 	"slices"
@@ -28,6 +24,7 @@ import (
 
 	"github.com/harmony-fleet/fleet/internal/broker"
 	"github.com/harmony-fleet/fleet/internal/callout"
+	"github.com/harmony-fleet/fleet/internal/pki"
 )
 
 // Names of the files. The seeds are callout.IssuerSeedFile and callout.XKeySeedFile.
@@ -93,7 +90,7 @@ func Complete(files map[string][]byte, o Options) (changed []string, err error) 
 		return changed, nil // somebody else's, who renews it
 	}
 	if len(files[FileCAKey]) == 0 {
-		cert, key, err := newAuthority(o.Now)
+		cert, key, err := newAuthority()
 		if err != nil {
 			return nil, err
 		}
@@ -106,12 +103,12 @@ func Complete(files map[string][]byte, o Options) (changed []string, err error) 
 		return nil, err
 	}
 	if !ok {
-		cert, key, err := newCertificate(files, o)
+		pair, err := newCertificate(files, o)
 		if err != nil {
 			return nil, err
 		}
-		put(FileCert, cert)
-		put(FileKey, key)
+		put(FileCert, pair.Cert)
+		put(FileKey, pair.Key)
 	}
 	return changed, nil
 }
@@ -125,95 +122,43 @@ func good(cert []byte, o Options) (bool, error) {
 	if len(cert) == 0 {
 		return false, nil
 	}
-	parsed, err := parse(FileCert, cert)
+	have, err := parsed(FileCert, cert)
 	if err != nil {
 		return false, err
 	}
-	names, addresses := split(o.Hosts)
-	same := slices.Equal(names, parsed.DNSNames) && slices.EqualFunc(addresses, parsed.IPAddresses, net.IP.Equal)
-	return same && parsed.NotAfter.Sub(o.Now) > certLife/3, nil
+	names, addresses := pki.Split(o.Hosts)
+	same := slices.Equal(names, have.DNSNames) && slices.EqualFunc(addresses, have.IPAddresses, net.IP.Equal)
+	return same && have.NotAfter.Sub(o.Now) > certLife/3, nil
 }
 
-func split(hosts []string) (names []string, addresses []net.IP) {
-	for _, h := range hosts {
-		if ip := net.ParseIP(h); ip != nil {
-			addresses = append(addresses, ip)
-		} else {
-			names = append(names, h)
-		}
-	}
-	return names, addresses
-}
-
-func parse(name string, raw []byte) (*x509.Certificate, error) {
-	block, _ := pem.Decode(raw)
-	if block == nil {
-		return nil, fmt.Errorf("%s holds no PEM certificate: put one there, or remove it and %s to have new ones", name, FileCAKey)
-	}
-	cert, err := x509.ParseCertificate(block.Bytes)
+// parsed is a certificate of the files; an error says what to do.
+func parsed(name string, raw []byte) (*x509.Certificate, error) {
+	cert, err := pki.ParseCertificate(raw)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return nil, fmt.Errorf("%s: %w: put one there, or remove it and %s to have new ones", name, err, FileCAKey)
 	}
 	return cert, nil
 }
 
-func template(name string, now time.Time, life time.Duration) *x509.Certificate {
-	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
-	if err != nil {
-		panic(err) // crypto/rand does not fail
-	}
-	return &x509.Certificate{
-		SerialNumber: serial, Subject: pkix.Name{CommonName: name},
-		// Clocks of nodes and devices may differ from this machine's.
-		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(life),
-	}
-}
-
-func newAuthority(now time.Time) (cert, key []byte, err error) {
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, nil, fmt.Errorf("make an authority: %w", err)
-	}
-	ca := template("Harmony Fleet broker authority", now, caLife)
-	ca.IsCA, ca.BasicConstraintsValid, ca.KeyUsage = true, true, x509.KeyUsageCertSign
-	return encode(ca, ca, private, private)
-}
-
-func newCertificate(files map[string][]byte, o Options) (cert, key []byte, err error) {
-	ca, err := parse(FileCA, files[FileCA])
+func newAuthority() (cert, key []byte, err error) {
+	ca, err := pki.New("Harmony Fleet broker authority", caLife)
 	if err != nil {
 		return nil, nil, err
 	}
-	block, _ := pem.Decode(files[FileCAKey])
-	if block == nil {
-		return nil, nil, fmt.Errorf("%s holds no PEM key", FileCAKey)
-	}
-	signer, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		return nil, nil, fmt.Errorf("%s: not a PKCS #8 key", FileCAKey)
-	}
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, nil, fmt.Errorf("make a certificate: %w", err)
-	}
-	leaf := template("nats", o.Now, certLife)
-	leaf.DNSNames, leaf.IPAddresses = split(o.Hosts)
-	leaf.KeyUsage = x509.KeyUsageDigitalSignature
-	// Servers of a cluster show it to each other, both ways.
-	leaf.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
-	return encode(leaf, ca, private, signer)
+	key, err = ca.KeyPEM()
+	return ca.CertPEM(), key, err
 }
 
-func encode(cert, parent *x509.Certificate, private *ecdsa.PrivateKey, signer any) (certPEM, keyPEM []byte, err error) {
-	der, err := x509.CreateCertificate(rand.Reader, cert, parent, &private.PublicKey, signer)
-	if err != nil {
-		return nil, nil, fmt.Errorf("make a certificate: %w", err)
+// newCertificate is for servers, who show it to each other too, both ways.
+func newCertificate(files map[string][]byte, o Options) (pki.Pair, error) {
+	if _, err := parsed(FileCA, files[FileCA]); err != nil {
+		return pki.Pair{}, err
 	}
-	key, err := x509.MarshalPKCS8PrivateKey(private)
+	ca, err := pki.Load(files[FileCA], files[FileCAKey], certLife)
 	if err != nil {
-		return nil, nil, fmt.Errorf("make a certificate: %w", err)
+		return pki.Pair{}, fmt.Errorf("%s: %w", FileCAKey, err)
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}), nil
+	return ca.Issue(pki.Request{Subject: pkix.Name{CommonName: "nats"}, Hosts: o.Hosts, Client: true, Now: o.Now})
 }
 
 // Config fills cfg with what files hold, for a server that finds them in dir: its

@@ -54,7 +54,7 @@ type Server struct {
 	kube  string // the binary
 	token string
 	ports [3]int // API server, etcd for clients and for peers
-	cert  string // the server's certificate, its own authority
+	ca    string // who signed the server's certificate
 
 	etcd, api *process
 }
@@ -143,7 +143,7 @@ func startOn(ctx context.Context, kube string) (s *Server, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("kubetest: %w", err)
 	}
-	s = &Server{dir: dir, kube: kube, token: rand.Text(), cert: filepath.Join(dir, "server.crt")}
+	s = &Server{dir: dir, kube: kube, token: rand.Text(), ca: filepath.Join(dir, "ca.crt")}
 	defer func() {
 		if err != nil {
 			_ = s.stop() // the first error counts
@@ -171,8 +171,8 @@ func (s *Server) startAPI(ctx context.Context) (err error) {
 	cmd := s.command("kube-apiserver", "--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", s.ports[0]),
 		"--etcd-servers="+s.url("http", 1), "--service-cluster-ip-range=10.213.128.0/18",
 		"--authorization-mode=RBAC", "--token-auth-file="+file("tokens.csv"),
-		"--tls-cert-file="+s.cert, "--tls-private-key-file="+file("server.key"),
-		"--service-account-issuer=https://kubetest", "--service-account-key-file="+s.cert,
+		"--tls-cert-file="+file("server.crt"), "--tls-private-key-file="+file("server.key"),
+		"--service-account-issuer=https://kubetest", "--service-account-key-file="+file("server.crt"),
 		"--service-account-signing-key-file="+file("server.key"),
 		"--advertise-address=127.0.0.1", "--disable-admission-plugins=ServiceAccount", "--endpoint-reconciler-type=none", "--profiling=false")
 	cmd.Env = append(cmd.Env, fmt.Sprintf("KUBE_AWAIT=tcp 127.0.0.1:%d", s.ports[1]))
@@ -206,7 +206,7 @@ func (s *Server) stop() error {
 // Impersonate; requests are not throttled.
 func (s *Server) Config() *rest.Config {
 	return &rest.Config{
-		Host: s.url("https", 0), BearerToken: s.token, TLSClientConfig: rest.TLSClientConfig{CAFile: s.cert},
+		Host: s.url("https", 0), BearerToken: s.token, TLSClientConfig: rest.TLSClientConfig{CAFile: s.ca},
 		QPS: -1, Timeout: 30 * time.Second,
 	}
 }
@@ -222,7 +222,7 @@ clusters: [{name: test, cluster: {server: %q, certificate-authority: %q}}]
 users: [{name: test, user: {token: %q}}]
 contexts: [{name: test, context: {cluster: test, user: test}}]
 current-context: test
-`, s.url("https", 0), s.cert, s.token)
+`, s.url("https", 0), s.ca, s.token)
 	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 		tb.Fatal(err)
 	}

@@ -3,15 +3,7 @@ package kubetest
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
-	"errors"
 	"fmt"
-	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -22,6 +14,8 @@ import (
 	"time"
 
 	"k8s.io/client-go/rest"
+
+	"github.com/harmony-fleet/fleet/internal/pki"
 )
 
 // process is a component that runs until it is killed, or the test is.
@@ -136,27 +130,22 @@ func freePorts() (ports [3]int, err error) {
 	return ports, nil
 }
 
-// writeFiles makes what the API server reads: a certificate that is its own
-// authority, its key, which signs ServiceAccount tokens too, and the administrator's
-// token.
+// writeFiles makes what the API server reads: its certificate and key, which signs
+// ServiceAccount tokens too, and the administrator's token; and who signed the
+// certificate, for clients.
 func (s *Server) writeFiles() error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	ca, err := pki.New("kubetest", 24*time.Hour)
 	if err != nil {
 		return err
 	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "kubetest"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour), IsCA: true, BasicConstraintsValid: true,
-		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}
-	cert, certErr := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	keyDER, keyErr := x509.MarshalPKCS8PrivateKey(key)
-	if err := errors.Join(certErr, keyErr); err != nil {
+	pair, err := ca.Issue(pki.Request{Hosts: []string{"127.0.0.1"}})
+	if err != nil {
 		return err
 	}
 	for path, content := range map[string][]byte{
-		s.cert:                             pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}),
-		filepath.Join(s.dir, "server.key"): pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}),
+		s.ca:                               ca.CertPEM(),
+		filepath.Join(s.dir, "server.crt"): pair.Cert,
+		filepath.Join(s.dir, "server.key"): pair.Key,
 		filepath.Join(s.dir, "tokens.csv"): []byte(s.token + ",admin,admin,system:masters\n"),
 	} {
 		if err := os.WriteFile(path, content, 0o600); err != nil {

@@ -17,6 +17,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -26,7 +27,7 @@ import (
 // Authority signs certificates.
 type Authority struct {
 	cert     *x509.Certificate
-	key      *ecdsa.PrivateKey
+	key      crypto.Signer
 	certPEM  []byte
 	lifetime time.Duration
 }
@@ -38,7 +39,7 @@ func New(commonName string, lifetime time.Duration) (*Authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	cert, err := template(pkix.Name{CommonName: commonName}, lifetime)
+	cert, err := template(pkix.Name{CommonName: commonName}, time.Now(), lifetime)
 	if err != nil {
 		return nil, err
 	}
@@ -52,6 +53,21 @@ func New(commonName string, lifetime time.Duration) (*Authority, error) {
 		return nil, fmt.Errorf("parse authority %q: %w", commonName, err)
 	}
 	return &Authority{cert: cert, key: key, certPEM: encode("CERTIFICATE", der), lifetime: lifetime}, nil
+}
+
+// Load gives an authority that was made before, which signs certificates of that
+// lifetime. An error is of the certificate or of the key: [ParseCertificate] and
+// [ParseKey] tell which.
+func Load(certPEM, keyPEM []byte, lifetime time.Duration) (*Authority, error) {
+	cert, err := ParseCertificate(certPEM)
+	if err != nil {
+		return nil, err
+	}
+	key, err := ParseKey(keyPEM)
+	if err != nil {
+		return nil, err
+	}
+	return &Authority{cert: cert, key: key, certPEM: certPEM, lifetime: lifetime}, nil
 }
 
 // CertPEM is the authority's certificate, for whoever is to trust it.
@@ -69,6 +85,8 @@ type Request struct {
 	Hosts []string
 	// Client says that it identifies a client.
 	Client bool
+	// Now is when it is made. Zero: now.
+	Now time.Time
 }
 
 // Pair is a certificate and its private key, both PEM.
@@ -90,7 +108,10 @@ func (a *Authority) Issue(r Request) (Pair, error) {
 	if err != nil {
 		return Pair{}, err
 	}
-	cert, err := template(r.Subject, a.lifetime)
+	if r.Now.IsZero() {
+		r.Now = time.Now()
+	}
+	cert, err := template(r.Subject, r.Now, a.lifetime)
 	if err != nil {
 		return Pair{}, err
 	}
@@ -101,13 +122,7 @@ func (a *Authority) Issue(r Request) (Pair, error) {
 	if r.Client {
 		cert.ExtKeyUsage = append(cert.ExtKeyUsage, x509.ExtKeyUsageClientAuth)
 	}
-	for _, host := range r.Hosts {
-		if ip := net.ParseIP(host); ip != nil {
-			cert.IPAddresses = append(cert.IPAddresses, ip)
-		} else {
-			cert.DNSNames = append(cert.DNSNames, host)
-		}
-	}
+	cert.DNSNames, cert.IPAddresses = Split(r.Hosts)
 	der, err := x509.CreateCertificate(rand.Reader, cert, a.cert, key.Public(), a.key)
 	if err != nil {
 		return Pair{}, fmt.Errorf("sign certificate of %q: %w", r.Subject.CommonName, err)
@@ -119,13 +134,24 @@ func (a *Authority) Issue(r Request) (Pair, error) {
 	return Pair{Cert: encode("CERTIFICATE", der), Key: keyPEM}, nil
 }
 
+// Split tells the names among hosts from the addresses.
+func Split(hosts []string) (names []string, addresses []net.IP) {
+	for _, host := range hosts {
+		if ip := net.ParseIP(host); ip != nil {
+			addresses = append(addresses, ip)
+		} else {
+			names = append(names, host)
+		}
+	}
+	return names, addresses
+}
+
 // template is what all certificates have in common.
-func template(subject pkix.Name, lifetime time.Duration) (*x509.Certificate, error) {
+func template(subject pkix.Name, now time.Time, lifetime time.Duration) (*x509.Certificate, error) {
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
 	if err != nil {
 		return nil, fmt.Errorf("draw serial number: %w", err)
 	}
-	now := time.Now()
 	return &x509.Certificate{
 		SerialNumber: serial, Subject: subject,
 		// Other machines' clocks may differ, and this one's may be set back.
@@ -158,6 +184,32 @@ func EncodePublicKey(key crypto.PublicKey) ([]byte, error) {
 		return nil, fmt.Errorf("encode public key: %w", err)
 	}
 	return encode("PUBLIC KEY", der), nil
+}
+
+// ParseCertificate reads a certificate in PEM.
+func ParseCertificate(text []byte) (*x509.Certificate, error) {
+	block, _ := pem.Decode(text)
+	if block == nil {
+		return nil, errors.New("no PEM certificate")
+	}
+	return x509.ParseCertificate(block.Bytes)
+}
+
+// ParseKey reads a private key in PEM, PKCS #8. An error tells nothing of it.
+func ParseKey(text []byte) (crypto.Signer, error) {
+	block, _ := pem.Decode(text)
+	if block == nil {
+		return nil, errors.New("no PEM key")
+	}
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return nil, errors.New("no PKCS #8 key")
+	}
+	signer, ok := key.(crypto.Signer)
+	if !ok {
+		return nil, errors.New("no key that signs")
+	}
+	return signer, nil
 }
 
 func encode(kind string, der []byte) []byte {
