@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -18,6 +17,7 @@ import (
 	"github.com/harmony-fleet/fleet/client"
 	"github.com/harmony-fleet/fleet/command"
 	"github.com/harmony-fleet/fleet/internal/broker"
+	"github.com/harmony-fleet/fleet/internal/syncbuf"
 	"github.com/harmony-fleet/fleet/internal/testwait"
 )
 
@@ -219,24 +219,12 @@ func TestPersonWithoutReadsOrTimeStillPings(t *testing.T) {
 	}
 }
 
-// safeBuffer is a log that many goroutines write.
-type safeBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *safeBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
 func TestWhatNoDeviceKnowsIsLoggedOnce(t *testing.T) {
 	f := newFleet(t)
 	f.asked("silent")
 	f.listen(f.device(), "busy", refuse(command.KindBusy))
 	f.listen(f.device(), "fine", pong("fine"))
-	var buf safeBuffer
+	var buf syncbuf.Buffer
 	c := f.client(f.ops(), client.Options{Timeout: 500 * time.Millisecond, Logger: slog.New(slog.NewJSONHandler(&buf, nil))})
 	devices := []string{"silent", "busy", "fine", "nowhere", "Not.An.ID"}
 	for _, d := range devices {
@@ -245,7 +233,7 @@ func TestWhatNoDeviceKnowsIsLoggedOnce(t *testing.T) {
 	for range c.PingAll(t.Context(), devices, client.FanOut{}) {
 	}
 	got := map[string]int{}
-	dec := json.NewDecoder(&buf.b)
+	dec := json.NewDecoder(bytes.NewReader(buf.Bytes()))
 	for dec.More() {
 		var record struct {
 			Level, Msg, Verb, Outcome, Reason string

@@ -7,12 +7,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/harmony-fleet/fleet/e2e/image"
+	"github.com/harmony-fleet/fleet/internal/childproc"
 	"github.com/harmony-fleet/fleet/internal/credentials"
 )
 
@@ -34,9 +34,7 @@ const hostStopTimeout = 800 * time.Millisecond
 type hostAgent struct {
 	device string
 	log    string // path
-	cmd    *exec.Cmd
-	exited chan struct{} // closed once err is set
-	err    error
+	*childproc.Process
 }
 
 var hostBinary struct {
@@ -83,36 +81,25 @@ func (h Host) startOne(ctx context.Context, s *Stack, binary, device string) err
 			return fmt.Errorf("agent %s: %w", device, err)
 		}
 	}
-	a := &hostAgent{device: device, log: filepath.Join(dir, "agent.log"), exited: make(chan struct{})}
+	a := &hostAgent{device: device, log: filepath.Join(dir, "agent.log")}
 	out, err := os.Create(a.log)
 	if err != nil {
 		return fmt.Errorf("agent %s: %w", device, err)
 	}
 	defer out.Close()
-	a.cmd = exec.Command(binary, "--config", filepath.Join(dir, "fleet-agent.toml"))
-	a.cmd.Dir, a.cmd.Stdout, a.cmd.Stderr = dir, out, out
-	a.cmd.SysProcAttr = hostAttributes()
+	cmd := exec.Command(binary, "--config", filepath.Join(dir, "fleet-agent.toml"))
+	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, out, out
+	// Ctrl-C reaches this process only, which stops the agent then.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ctx.Err() != nil {
 		return errors.New("the stack is being closed")
 	}
-	started := make(chan error, 1)
-	s.wg.Go(func() {
-		// The signal of hostAttributes comes when the thread ends that started the agent:
-		// this one is nobody else's until the agent has ended.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := a.cmd.Start()
-		started <- err
-		if err == nil {
-			a.err = a.cmd.Wait()
-			close(a.exited)
-		}
-	})
-	if err := <-started; err != nil {
+	if a.Process, err = childproc.Start(cmd); err != nil {
 		return fmt.Errorf("agent %s: %w", device, err)
 	}
+	s.wg.Go(func() { <-a.Ended() })
 	s.agents = append(s.agents, a)
 	return nil
 }
@@ -170,18 +157,17 @@ func (Host) build(ctx context.Context) (string, error) {
 
 // stop ends the agent: politely, and by force where that takes too long.
 func (a *hostAgent) stop() error {
-	_ = a.cmd.Process.Signal(syscall.SIGTERM) // fails where it has ended
+	_ = a.Cmd.Process.Signal(syscall.SIGTERM) // fails where it has ended
 	timeout := time.NewTimer(hostStopTimeout)
 	defer timeout.Stop()
 	select {
-	case <-a.exited:
+	case <-a.Ended():
 	case <-timeout.C:
-		_ = a.cmd.Process.Kill()
-		<-a.exited
+		a.Kill()
 		return fmt.Errorf("agent %s did not end within %v and was killed; its log is in the diagnostics", a.device, hostStopTimeout)
 	}
-	if a.err != nil {
-		return fmt.Errorf("agent %s: %w", a.device, a.err)
+	if err := a.Wait(); err != nil {
+		return fmt.Errorf("agent %s: %w", a.device, err)
 	}
 	return nil
 }

@@ -48,7 +48,7 @@ func TestAgentsOnThisMachine(t *testing.T) {
 			t.Errorf("Close took %v", took)
 		}
 		for _, a := range agents {
-			if err := syscall.Kill(a.cmd.Process.Pid, 0); !errors.Is(err, syscall.ESRCH) {
+			if err := syscall.Kill(a.Cmd.Process.Pid, 0); !errors.Is(err, syscall.ESRCH) {
 				t.Errorf("the agent of %s lives: %v", a.device, err)
 			}
 		}
@@ -79,8 +79,8 @@ func TestAgentOnThisMachineOutlivesTheThreadThatAskedForIt(t *testing.T) {
 	})
 	for _, a := range s.hostAgents() {
 		select {
-		case <-a.exited:
-			t.Errorf("the agent of %s has ended: %v", a.device, a.err)
+		case <-a.Ended():
+			t.Errorf("the agent of %s has ended: %v", a.device, a.Wait())
 		default:
 		}
 	}
@@ -93,7 +93,7 @@ func TestAgentOnThisMachineThatHangsIsKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	a := s.hostAgents()[0]
-	if err := a.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+	if err := a.Cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
 	begin := time.Now()
@@ -104,7 +104,7 @@ func TestAgentOnThisMachineThatHangsIsKilled(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "was killed") || !strings.Contains(err.Error(), a.device) {
 		t.Errorf("Close said: %v", err)
 	}
-	if err := syscall.Kill(a.cmd.Process.Pid, 0); !errors.Is(err, syscall.ESRCH) {
+	if err := syscall.Kill(a.Cmd.Process.Pid, 0); !errors.Is(err, syscall.ESRCH) {
 		t.Errorf("the agent lives: %v", err)
 	}
 }

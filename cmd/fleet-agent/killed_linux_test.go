@@ -1,12 +1,10 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -17,6 +15,7 @@ import (
 	"github.com/harmony-fleet/fleet/command"
 	"github.com/harmony-fleet/fleet/internal/broker"
 	"github.com/harmony-fleet/fleet/internal/hostpodman"
+	"github.com/harmony-fleet/fleet/internal/syncbuf"
 	"github.com/harmony-fleet/fleet/internal/testwait"
 )
 
@@ -34,24 +33,6 @@ func (w *world) caller() *client.Client {
 	}
 	w.t.Cleanup(func() { _ = c.Close() })
 	return c
-}
-
-// output is what a stream brings, read while it comes.
-type output struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.String()
 }
 
 // lines are the numbers of the whole lines of timed output, and when the last was.
@@ -96,14 +77,14 @@ func TestAnAgentThatIsKilledWhileItStreams(t *testing.T) {
 		err error
 		at  time.Time
 	}
-	var text output
+	var text syncbuf.Buffer
 	logs := make(chan end, 1)
 	go func() {
 		err := c.Logs(context.Background(), device, client.LogsOptions{Container: "web", Stdout: &text, Follow: true, Timestamps: true})
 		logs <- end{err: err, at: time.Now()}
 	}()
 	execs := make(chan end, 2)
-	var said output
+	var said syncbuf.Buffer
 	for _, o := range []client.ExecOptions{
 		{Container: "web", Argv: []string{"sh", "-c", "setsid -f setsid -f sleep 97654301; echo ready; exec sleep 97654302"}},
 		{Host: true, Argv: []string{"sh", "-c", "setsid -f setsid -f sleep 97654303; echo ready; exec sleep 97654304"}},
@@ -173,7 +154,7 @@ func TestAnAgentThatIsKilledWhileItStreams(t *testing.T) {
 
 	// Logs go on from the last line that came.
 	numbers, last := lines(t, text.String())
-	var rest output
+	var rest syncbuf.Buffer
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	go func() {

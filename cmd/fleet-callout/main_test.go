@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -19,6 +18,7 @@ import (
 
 	"github.com/harmony-fleet/fleet/internal/broker"
 	"github.com/harmony-fleet/fleet/internal/issuer"
+	"github.com/harmony-fleet/fleet/internal/syncbuf"
 	"github.com/harmony-fleet/fleet/internal/testwait"
 )
 
@@ -107,9 +107,9 @@ roles = ["fleet-viewer"]
 		t.Fatalf("--check: %d %s", code, &out)
 	}
 
-	start := func() (*exec.Cmd, *log) {
+	start := func() (*exec.Cmd, *syncbuf.Buffer) {
 		cmd := exec.Command(os.Args[0], "--config", config)
-		l := &log{}
+		l := &syncbuf.Buffer{}
 		cmd.Env, cmd.Stderr = append(os.Environ(), asCallout+"=1"), l
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
@@ -155,21 +155,4 @@ roles = ["fleet-viewer"]
 		t.Error("a secret is in the log")
 	}
 	http.DefaultClient.CloseIdleConnections()
-}
-
-type log struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *log) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *log) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }

@@ -10,12 +10,12 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/harmony-fleet/fleet/internal/credentials"
+	"github.com/harmony-fleet/fleet/internal/syncbuf"
 	"github.com/harmony-fleet/fleet/internal/testwait"
 )
 
@@ -45,23 +45,6 @@ func config(t *testing.T, text string) string {
 		t.Fatal(err)
 	}
 	return path
-}
-
-type output struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.String()
 }
 
 func TestExitCodes(t *testing.T) {
@@ -105,9 +88,9 @@ func TestExitCodes(t *testing.T) {
 var ready = regexp.MustCompile(`msg="issuer ready" issuer=(\S+)`)
 
 // serve runs the binary until the test ends and gives the issuer's URL.
-func serve(t *testing.T, text string) (*exec.Cmd, *output, string) {
+func serve(t *testing.T, text string) (*exec.Cmd, *syncbuf.Buffer, string) {
 	t.Helper()
-	var out output
+	var out syncbuf.Buffer
 	c := exec.Command(binary, "--config", config(t, text))
 	c.Stderr = &out
 	if err := c.Start(); err != nil {

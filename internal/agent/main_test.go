@@ -23,6 +23,7 @@ import (
 	"github.com/harmony-fleet/fleet/internal/credentials"
 	"github.com/harmony-fleet/fleet/internal/natsconn"
 	"github.com/harmony-fleet/fleet/internal/reconcile"
+	"github.com/harmony-fleet/fleet/internal/syncbuf"
 	"github.com/harmony-fleet/fleet/internal/testwait"
 )
 
@@ -51,12 +52,12 @@ type world struct {
 	ops   *nats.Conn
 	data  *nats.Conn
 	clock brokertime.Clock
-	log   *logBuffer
+	log   *syncbuf.Buffer
 }
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	w := &world{t: t, log: &logBuffer{}}
+	w := &world{t: t, log: &syncbuf.Buffer{}}
 	w.cfg = broker.Config{
 		Port: broker.AnyPort, StoreDir: t.TempDir(), SystemPassword: password,
 		UserPass: &broker.UserPass{Ops: password, Data: password, Device: password},
@@ -361,22 +362,4 @@ func checkChain(t testing.TB, records []stored) {
 		}
 		prev, seq[r.Instance] = r.hash, r.Seq
 	}
-}
-
-// logBuffer collects log lines.
-type logBuffer struct {
-	mu  sync.Mutex
-	buf strings.Builder
-}
-
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *logBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }

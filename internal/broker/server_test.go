@@ -11,13 +11,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go"
 
 	"github.com/harmony-fleet/fleet/command"
+	"github.com/harmony-fleet/fleet/internal/syncbuf"
 	"github.com/harmony-fleet/fleet/internal/testcert"
 	"github.com/harmony-fleet/fleet/internal/testwait"
 )
@@ -202,7 +202,7 @@ func TestOnlyTheServersOfAClusterJoinIt(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	var log safeBuffer
+	var log syncbuf.Buffer
 	join := func(i int, password string, tls *TLS) *Server {
 		cfg := testConfig(t)
 		cfg.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -235,24 +235,6 @@ func TestOnlyTheServersOfAClusterJoinIt(t *testing.T) {
 			t.Errorf("the log has the password %s", secret)
 		}
 	}
-}
-
-// safeBuffer is a buffer for several goroutines.
-type safeBuffer struct {
-	mu  sync.Mutex
-	buf strings.Builder
-}
-
-func (b *safeBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *safeBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 // The rendered text runs a nats-server of its own: the module's main package, as

@@ -1,7 +1,6 @@
 package credentials_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/harmony-fleet/fleet/internal/credentials"
 	"github.com/harmony-fleet/fleet/internal/issuer"
+	"github.com/harmony-fleet/fleet/internal/syncbuf"
 	"github.com/harmony-fleet/fleet/internal/testwait"
 )
 
@@ -61,29 +61,12 @@ type world struct {
 	cfg   config
 	count *counter
 	clock *clock
-	log   *lockedBuffer
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
+	log   *syncbuf.Buffer
 }
 
 func newWorld(t *testing.T, o issuer.Options) *world {
 	t.Helper()
-	w := &world{count: &counter{}, clock: &clock{t: time.Now()}, log: &lockedBuffer{}}
+	w := &world{count: &counter{}, clock: &clock{t: time.Now()}, log: &syncbuf.Buffer{}}
 	o.Users = append(o.Users, issuer.User{Name: user, Roles: []string{"device"}})
 	o.Logger = slog.New(w.count)
 	var err error

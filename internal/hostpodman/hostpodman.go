@@ -26,7 +26,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -36,6 +35,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/harmony-fleet/fleet/internal/childproc"
 	"github.com/harmony-fleet/fleet/internal/podmantest"
 	"github.com/harmony-fleet/fleet/internal/testwait"
 )
@@ -49,9 +49,8 @@ const patience = 60 * time.Second
 type Podman struct {
 	Socket string // address, as for engine.Open
 
-	dir   string
-	ended chan struct{}
-	pid   int
+	dir     string
+	service *childproc.Process // nil: not started
 }
 
 // Start runs a Podman until the test ends.
@@ -62,7 +61,7 @@ func Start(t testing.TB) *Podman {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &Podman{dir: dir, Socket: "unix://" + filepath.Join(dir, "podman.sock"), ended: make(chan struct{})}
+	p := &Podman{dir: dir, Socket: "unix://" + filepath.Join(dir, "podman.sock")}
 	t.Cleanup(func() {
 		if err := p.close(); err != nil {
 			t.Error(err)
@@ -120,32 +119,18 @@ func (p *Podman) Run(args ...string) (string, error) { return podmantest.Output(
 // serve runs the service, which ends with this process.
 func (p *Podman) serve() error {
 	cmd := p.Command(context.Background(), "system", "service", "--time", "0", p.Socket)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	cmd.WaitDelay = time.Second
-	started := make(chan error)
-	go func() {
-		defer close(p.ended)
-		runtime.LockOSThread() // the signal comes when the thread ends that started it
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		if err == nil {
-			p.pid = cmd.Process.Pid
-		}
-		started <- err
-		if err == nil {
-			_ = cmd.Wait() // killed, as a rule
-		}
-	}()
-	return <-started
+	var err error
+	p.service, err = childproc.Start(cmd)
+	return err
 }
 
 func (p *Podman) close() error {
 	var err error
-	if p.pid != 0 {
+	if p.service != nil {
 		_, err = p.Run("rm", "--all", "--force", "--time", "0")
-		_ = syscall.Kill(p.pid, syscall.SIGKILL)
+		p.service.Kill()
 	}
-	<-p.ended
 	p.reap()
 	// What Podman starts to clean up after a container may still mount something.
 	for deadline := time.Now().Add(patience); ; time.Sleep(testwait.Interval) {

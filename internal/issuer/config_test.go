@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/harmony-fleet/fleet/internal/syncbuf"
 	"github.com/harmony-fleet/fleet/internal/testwait"
 )
 
@@ -78,28 +79,11 @@ client_secret = "hidden"
 	}
 }
 
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
 // runConfig runs c until the returned function is called, which gives the error.
-func runConfig(t *testing.T, c Config, rotate chan os.Signal) (*lockedBuffer, func() error) {
+func runConfig(t *testing.T, c Config, rotate chan os.Signal) (*syncbuf.Buffer, func() error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	var out lockedBuffer
+	var out syncbuf.Buffer
 	var err error
 	var wg sync.WaitGroup
 	wg.Go(func() { err = Run(ctx, c, slog.New(slog.NewTextHandler(&out, nil)), rotate) })

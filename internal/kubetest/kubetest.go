@@ -183,7 +183,7 @@ func (s *Server) startAPI(ctx context.Context) (err error) {
 }
 
 // StopAPI ends the API server and keeps what it stored, until StartAPI.
-func (s *Server) StopAPI() { s.api.kill() }
+func (s *Server) StopAPI() { s.api.Kill() }
 
 // StartAPI starts it again, on the same port, and waits until it is ready.
 func (s *Server) StartAPI(tb testing.TB) {
@@ -196,7 +196,7 @@ func (s *Server) StartAPI(tb testing.TB) {
 func (s *Server) stop() error {
 	for _, p := range []*process{s.api, s.etcd} {
 		if p != nil {
-			p.kill()
+			p.Kill()
 		}
 	}
 	return os.RemoveAll(s.dir)

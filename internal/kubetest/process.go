@@ -1,7 +1,6 @@
 package kubetest
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"net"
@@ -9,45 +8,23 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
-	"sync"
+	"strings"
 	"time"
 
 	"k8s.io/client-go/rest"
 
+	"github.com/harmony-fleet/fleet/internal/childproc"
 	"github.com/harmony-fleet/fleet/internal/pki"
+	"github.com/harmony-fleet/fleet/internal/syncbuf"
 )
 
 // process is a component that runs until it is killed, or the test is.
 type process struct {
-	cmd    *exec.Cmd
-	output tail
-	ended  chan struct{}
+	*childproc.Process
+	output *syncbuf.Buffer // the last of what it writes
 }
 
-// tail keeps the last of what a component writes.
-type tail struct {
-	mu sync.Mutex
-	b  []byte
-}
-
-const tailSize = 16 << 10
-
-func (t *tail) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.b = append(t.b, p...)
-	if extra := len(t.b) - tailSize; extra > 0 {
-		t.b = t.b[extra:]
-	}
-	return len(p), nil
-}
-
-func (t *tail) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return string(bytes.TrimSpace(t.b))
-}
+const tailSize = 16 << 10 // bytes
 
 func (s *Server) command(component string, args ...string) *exec.Cmd {
 	cmd := exec.Command(s.kube, append([]string{component}, args...)...)
@@ -57,32 +34,17 @@ func (s *Server) command(component string, args ...string) *exec.Cmd {
 }
 
 func run(cmd *exec.Cmd) (*process, error) {
-	p := &process{cmd: cmd, ended: make(chan struct{})}
-	cmd.Stdout, cmd.Stderr = &p.output, &p.output
-	endWithParent(cmd)
-	started := make(chan error)
-	go func() {
-		defer close(p.ended)
-		// That it ends with its parent is counted by the thread that started it.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			_ = cmd.Wait() // killed, as a rule
-		}
-	}()
-	if err := <-started; err != nil {
-		<-p.ended
+	output := &syncbuf.Buffer{Max: tailSize}
+	cmd.Stdout, cmd.Stderr = output, output
+	p, err := childproc.Start(cmd)
+	if err != nil {
 		return nil, err
 	}
-	return p, nil
+	return &process{p, output}, nil
 }
 
-func (p *process) kill() {
-	_ = p.cmd.Process.Kill() // it may have ended by itself
-	<-p.ended
-}
+// String is the end of its output.
+func (p *process) String() string { return strings.TrimSpace(p.output.String()) }
 
 // awaitReady returns when the API server says that it is ready.
 func (s *Server) awaitReady(ctx context.Context) error {
@@ -107,12 +69,12 @@ func (s *Server) awaitReady(ctx context.Context) error {
 			}
 		}
 		select {
-		case <-s.api.ended:
-			return fmt.Errorf("kube-apiserver ended: %s", &s.api.output)
-		case <-s.etcd.ended:
-			return fmt.Errorf("etcd ended: %s", &s.etcd.output)
+		case <-s.api.Ended():
+			return fmt.Errorf("kube-apiserver ended: %s", s.api)
+		case <-s.etcd.Ended():
+			return fmt.Errorf("etcd ended: %s", s.etcd)
 		case <-ctx.Done():
-			return fmt.Errorf("the API server is not ready: %w: %s", context.Cause(ctx), &s.api.output)
+			return fmt.Errorf("the API server is not ready: %w: %s", context.Cause(ctx), s.api)
 		case <-tick.C:
 		}
 	}

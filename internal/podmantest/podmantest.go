@@ -238,7 +238,7 @@ func Output(command func(ctx context.Context, args ...string) *exec.Cmd, args ..
 }
 
 // child is the first process inside the namespaces.
-func (p *Podman) child() int { return childOf(p.holder.cmd.Process.Pid) }
+func (p *Podman) child() int { return childOf(p.holder.Cmd.Process.Pid) }
 
 func childOf(pid int) int {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", pid))
@@ -270,7 +270,7 @@ func (p *Podman) Up() error {
 			return c.Close()
 		}
 		if time.Now().After(deadline) || server.over() {
-			return fmt.Errorf("the service does not listen: %w: %s", err, server.output.String())
+			return fmt.Errorf("the service does not listen: %w: %s", err, server.output)
 		}
 		time.Sleep(2 * time.Millisecond)
 	}
@@ -283,10 +283,10 @@ func (p *Podman) Down() {
 	if p.server == nil {
 		return
 	}
-	if pid := childOf(p.server.cmd.Process.Pid); pid > 0 {
+	if pid := childOf(p.server.Cmd.Process.Pid); pid > 0 {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
-	p.server.wait()
+	_ = p.server.Wait() // killed
 	p.server = nil
 }
 
@@ -319,8 +319,7 @@ func (p *Podman) Close() error {
 		p.Down()
 	}
 	if p.holder != nil {
-		_ = p.holder.cmd.Process.Kill()
-		p.holder.wait()
+		p.holder.Kill()
 	}
 	return errors.Join(err, os.RemoveAll(p.dir))
 }

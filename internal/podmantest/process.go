@@ -9,72 +9,44 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
+
+	"github.com/harmony-fleet/fleet/internal/childproc"
+	"github.com/harmony-fleet/fleet/internal/syncbuf"
 )
 
 // process is a command that runs until it is killed, or the test is.
 type process struct {
-	cmd    *exec.Cmd
-	output buffer
-	ended  chan struct{}
-}
-
-type buffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
+	*childproc.Process
+	output *syncbuf.Buffer
 }
 
 func run(cmd *exec.Cmd) (*process, error) {
-	p := &process{cmd: cmd, ended: make(chan struct{})}
-	cmd.Stdout, cmd.Stderr = &p.output, &p.output
+	output := &syncbuf.Buffer{}
+	cmd.Stdout, cmd.Stderr = output, output
 	cmd.WaitDelay = time.Second // containers keep the pipes
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	started := make(chan error)
-	go func() {
-		defer close(p.ended)
-		// The signal comes when the thread ends that started the process.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			_ = cmd.Wait() // killed, as a rule
-		}
-	}()
-	return p, <-started
+	p, err := childproc.Start(cmd)
+	if err != nil {
+		return nil, err
+	}
+	return &process{p, output}, nil
 }
 
 func (p *process) over() bool {
 	select {
-	case <-p.ended:
+	case <-p.Ended():
 		return true
 	default:
 		return false
 	}
 }
 
-func (p *process) wait() { <-p.ended }
-
 func (p *process) says(text string) error {
 	for deadline := time.Now().Add(patience); !strings.Contains(p.output.String(), text); {
 		if p.over() || time.Now().After(deadline) {
-			return fmt.Errorf("%s: %s", p.cmd, p.output.String())
+			return fmt.Errorf("%s: %s", p.Cmd, p.output)
 		}
 		time.Sleep(time.Millisecond)
 	}

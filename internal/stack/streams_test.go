@@ -20,6 +20,7 @@ import (
 	"github.com/harmony-fleet/fleet/internal/access"
 	"github.com/harmony-fleet/fleet/internal/agent/workload"
 	"github.com/harmony-fleet/fleet/internal/hostpodman"
+	"github.com/harmony-fleet/fleet/internal/syncbuf"
 	"github.com/harmony-fleet/fleet/internal/testwait"
 )
 
@@ -204,7 +205,7 @@ func noProcess(t *testing.T, word string) {
 
 func testShell(t *testing.T, s *Stack) {
 	keys, typed := io.Pipe()
-	var screen syncBuffer
+	var screen syncbuf.Buffer
 	resize := make(chan command.Resize, 1)
 	done := make(chan error, 1)
 	var result client.ExecResult

@@ -14,6 +14,7 @@ import (
 	"github.com/harmony-fleet/fleet/client"
 	"github.com/harmony-fleet/fleet/internal/hostpodman"
 	"github.com/harmony-fleet/fleet/internal/podmantest"
+	"github.com/harmony-fleet/fleet/internal/syncbuf"
 	"github.com/harmony-fleet/fleet/internal/testwait"
 )
 
@@ -53,7 +54,7 @@ func TestLogsByTheEnginesAPIThroughRestarts(t *testing.T) {
 		d, err := s.Client().Device(t.Context(), dev)
 		return err == nil && d.Status != nil
 	})
-	var out, errs, notices syncBuffer
+	var out, errs, notices syncbuf.Buffer
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	done := make(chan error, 1)
@@ -69,7 +70,7 @@ func TestLogsByTheEnginesAPIThroughRestarts(t *testing.T) {
 		testwait.For(t, patience, "the notice", func() bool { return strings.Count(notices.String(), "started again") > round })
 	}
 	run("stop", "--time", "0", id)
-	var wantOut, wantErrs syncBuffer
+	var wantOut, wantErrs syncbuf.Buffer
 	cmd := p.Command(t.Context(), "logs", id)
 	cmd.Stdout, cmd.Stderr = &wantOut, &wantErrs
 	if err := cmd.Run(); err != nil {
@@ -88,7 +89,7 @@ func TestLogsByTheEnginesAPIThroughRestarts(t *testing.T) {
 		t.Error(err)
 	}
 	// Times are shown as from the file.
-	var timed syncBuffer
+	var timed syncbuf.Buffer
 	one := 1
 	if err := s.Client().Logs(t.Context(), dev, client.LogsOptions{Container: "web", Tail: &one, Stdout: &timed, Stderr: &timed, Timestamps: true}); err != nil {
 		t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 	"github.com/harmony-fleet/fleet/client"
 	"github.com/harmony-fleet/fleet/internal/agent/workload"
 	"github.com/harmony-fleet/fleet/internal/hostpodman"
+	"github.com/harmony-fleet/fleet/internal/syncbuf"
 	"github.com/harmony-fleet/fleet/internal/testwait"
 )
 
@@ -43,7 +44,7 @@ func BenchmarkLogs(b *testing.B) {
 	const size = 500_000 * 101
 	s, p, id := benchUp(b, "sh", "-c", "yes "+strings.Repeat("x", 100)+" | head -n 500000; echo over >&2; exec sleep 1000000")
 	testwait.For(b, patience, "the container's output", func() bool {
-		var errs syncBuffer
+		var errs syncbuf.Buffer
 		return s.Client().Logs(b.Context(), dev, client.LogsOptions{Container: "web", Stderr: &errs}) == nil && errs.String() != ""
 	})
 	var ours, theirs time.Duration

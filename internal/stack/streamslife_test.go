@@ -20,6 +20,7 @@ import (
 	"github.com/harmony-fleet/fleet/command"
 	"github.com/harmony-fleet/fleet/internal/agent/workload"
 	"github.com/harmony-fleet/fleet/internal/hostpodman"
+	"github.com/harmony-fleet/fleet/internal/syncbuf"
 	"github.com/harmony-fleet/fleet/internal/testwait"
 )
 
@@ -144,7 +145,7 @@ func TestLogsThroughARestartOfTheAgent(t *testing.T) {
 	var all []string
 	since := time.Time{}
 	for round := range 3 {
-		var got syncBuffer
+		var got syncbuf.Buffer
 		done := make(chan error, 1)
 		go func() {
 			done <- s.Client().Logs(t.Context(), dev, client.LogsOptions{Container: "web", Stdout: &got, Follow: true, Timestamps: true, Since: since})
@@ -186,7 +187,7 @@ func TestLogsThroughARestartOfTheAgent(t *testing.T) {
 
 func TestLogsOfAContainerThatIsReplaced(t *testing.T) {
 	s, p := upWithPodman(t, UserPass, workload.Policy{}, "sh", "-c", "echo first; exec sleep 1000000")
-	var out, notices syncBuffer
+	var out, notices syncbuf.Buffer
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	reopened, stayed := make(chan error, 1), make(chan error, 1)
@@ -196,7 +197,7 @@ func TestLogsOfAContainerThatIsReplaced(t *testing.T) {
 		o.Stdout, o.Reopen = &out, true
 		reopened <- s.Client().Logs(ctx, dev, o)
 	}()
-	var other syncBuffer
+	var other syncbuf.Buffer
 	go func() {
 		o := o
 		o.Stdout = &other
@@ -293,7 +294,7 @@ func TestPolicy(t *testing.T) {
 			return err
 		}, nil},
 		"the host, a shell": {workload.Policy{Host: true, HostUser: "nobody"}, func(c *client.Client) error {
-			var out syncBuffer
+			var out syncbuf.Buffer
 			r, err := c.Shell(t.Context(), dev, client.ShellOptions{
 				Host: true, Argv: []string{"sh"}, Stdin: strings.NewReader("stty size; sleep 4567890 & exit 5\r"), Stdout: &out, Size: command.Resize{Rows: 12, Cols: 34},
 			})

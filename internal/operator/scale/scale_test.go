@@ -18,7 +18,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -28,8 +27,10 @@ import (
 
 	"github.com/harmony-fleet/fleet/api/v1alpha1"
 	"github.com/harmony-fleet/fleet/command"
+	"github.com/harmony-fleet/fleet/internal/childproc"
 	"github.com/harmony-fleet/fleet/internal/kubetest"
 	"github.com/harmony-fleet/fleet/internal/operator/fleettest"
+	"github.com/harmony-fleet/fleet/internal/syncbuf"
 	"github.com/harmony-fleet/fleet/internal/testwait"
 )
 
@@ -41,34 +42,28 @@ const patience = 5 * time.Minute
 
 // operator is the program while it runs.
 type operator struct {
+	*childproc.Process
 	b   *testing.B
-	cmd *exec.Cmd
-	log bytes.Buffer
+	log syncbuf.Buffer
 }
 
 func start(b *testing.B, binary, config string) *operator {
 	b.Helper()
-	o := &operator{b: b, cmd: exec.Command(binary, "--config", config)}
-	o.cmd.Stdout, o.cmd.Stderr = &o.log, &o.log
-	o.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := o.cmd.Start(); err != nil {
+	o := &operator{b: b}
+	cmd := exec.Command(binary, "--config", config)
+	cmd.Stdout, cmd.Stderr = &o.log, &o.log
+	var err error
+	if o.Process, err = childproc.Start(cmd); err != nil {
 		b.Fatal(err)
 	}
-	b.Cleanup(o.kill)
+	b.Cleanup(o.Kill)
 	return o
-}
-
-func (o *operator) kill() {
-	if o.cmd.ProcessState == nil {
-		_ = o.cmd.Process.Kill()
-		_ = o.cmd.Wait()
-	}
 }
 
 // resident is the memory of the program, in MiB, now and at most so far.
 func (o *operator) resident() (now, peak float64) {
 	o.b.Helper()
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", o.cmd.Process.Pid))
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", o.Cmd.Process.Pid))
 	if err != nil {
 		o.b.Fatalf("the operator is gone: %v\n%s", err, o.log.Bytes())
 	}
@@ -89,7 +84,7 @@ func (o *operator) resident() (now, peak float64) {
 // cpu is the processor time of the program so far.
 func (o *operator) cpu() time.Duration {
 	o.b.Helper()
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", o.cmd.Process.Pid))
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", o.Cmd.Process.Pid))
 	if err != nil {
 		o.b.Fatal(err)
 	}
@@ -229,7 +224,7 @@ func BenchmarkFleet(b *testing.B) {
 		b.ReportMetric(now, "MiB-resident")
 		b.ReportMetric(peak, "MiB-peak")
 
-		o.kill()
+		o.Kill()
 		fleet.ReportOne(broken, command.DeploymentStatus{Phase: command.PhaseRunning})
 		at = time.Now()
 		o = start(b, binary, file)
@@ -237,6 +232,6 @@ func BenchmarkFleet(b *testing.B) {
 		b.ReportMetric(time.Since(at).Seconds(), "s-restart")
 		now, _ = o.resident()
 		b.ReportMetric(now, "MiB-resident-restarted")
-		o.kill()
+		o.Kill()
 	}
 }
